@@ -83,6 +83,22 @@ async fn a_request_reaches_the_backend_with_its_own_key_and_model_name() {
 }
 
 #[tokio::test]
+async fn a_name_that_its_provider_does_not_publish_reaches_no_backend() {
+    let (backend, world) = awake().await;
+    let before = backend.requests();
+    for model in ["unknown", "Org/Model", "other/m"] {
+        let body = format!(r#"{{"messages":[],"model":"{model}"}}"#);
+        let refused = world.send("/v1/chat/completions", &body).await;
+        let error = refused.expect_err("nothing by this name");
+        assert!(
+            error.is_unknown_model() && error.never_handed_over(),
+            "{model}: {error}"
+        );
+    }
+    assert_eq!(backend.requests(), before);
+}
+
+#[tokio::test]
 async fn until_control_has_accepted_it_a_request_for_the_session_before_hears_that_nobody_is_there() {
     let backend = Backend::start().await;
     backend.wake_up();
@@ -141,7 +157,6 @@ async fn an_answer_names_the_model_as_the_config_says_and_is_else_as_the_backend
         (renamed, "answer_model = \"public\"", "m", "m"),
         (renamed, "answer_model = \"backend\"", "m", "Org/Model"),
         ("\"m\"", "answer_model = \"public\"", "m", "m"),
-        (renamed, "answer_model = \"public\"", "unknown", "unknown"),
     ] {
         let world = World::start(&format!(
             "base_url = \"{url}\"\nmodels = [{models}]\n{answer_model}"

@@ -269,6 +269,12 @@ impl ProviderSpec {
         self.presets.get(model)
     }
 
+    /// Whether any of its models is a preset.
+    #[must_use]
+    pub fn has_presets(&self) -> bool {
+        !self.presets.is_empty()
+    }
+
     /// Whether a name without a tag means the tag `latest` there.
     #[must_use]
     pub const fn has_latest_tag(&self) -> bool {

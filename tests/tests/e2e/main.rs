@@ -12,6 +12,7 @@ mod carried;
 mod cluster;
 mod compose;
 mod docs;
+mod echo;
 mod enrollment;
 mod faults;
 mod first_use;

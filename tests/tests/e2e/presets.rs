@@ -1,68 +1,18 @@
 //! A preset of a backend that sleeps, asked by every path that has a place for one, at two replicas: with a stream and without.
 
-use std::{fs, sync::Arc};
+use std::fs;
 
-use axum::{
-    Router,
-    body::Bytes,
-    http::{Uri, header},
-    response::{IntoResponse, Response},
-};
 use reveille_tests::{AgentConfig, Answer, Api, Port, World, wait_until};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc};
 
-use crate::scene::SOON;
+use crate::{
+    echo::{Echo, first_object},
+    scene::SOON,
+};
 
 /// What the preset adds. Nobody but the backend gets it.
 const SYSTEM: &str = "Speak of \"tea\" only.";
 const LATER: &str = "Speak of coffee only.";
-
-/// Answers with the body that it got.
-async fn echo(uri: Uri, body: Bytes) -> Response {
-    let got: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let text = String::from_utf8_lossy(&body);
-    let whole = json!({
-        "got": text, "model": got["model"], "object": "response", "type": "message", "done": true,
-        "choices": [{ "index": 0, "message": { "content": "hi" }, "finish_reason": "stop" }],
-        "data": [{ "id": "own" }],
-    });
-    let path = uri.path();
-    if got["stream"] != true {
-        return axum::Json(whole).into_response();
-    }
-    let (kind, text) = match path {
-        "/v1/messages" => (
-            "text/event-stream",
-            format!("event: message_stop\ndata: {whole}\n\n"),
-        ),
-        "/v1/responses" => (
-            "text/event-stream",
-            format!("event: response.completed\ndata: {whole}\n\n"),
-        ),
-        "/v1/chat/completions" => ("text/event-stream", format!("data: {whole}\n\ndata: [DONE]\n\n")),
-        _ => ("application/x-ndjson", format!("{whole}\n")),
-    };
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
-}
-
-/// A backend that begins to listen at this port when its controller is asked to, and how often it was.
-async fn asleep(port: Port) -> (String, mpsc::UnboundedReceiver<()>) {
-    let (posted, posts) = mpsc::unbounded_channel();
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let port = Arc::new(port);
-    let controller = Router::new().fallback(move || {
-        let (posted, port) = (posted.clone(), port.clone());
-        async move {
-            posted.send(()).expect("the test counts");
-            let backend = TcpListener::bind(port.address()).await.expect("the port is free");
-            tokio::spawn(async move { axum::serve(backend, Router::new().fallback(echo)).await });
-        }
-    });
-    tokio::spawn(async move { axum::serve(listener, controller).await });
-    (url, posts)
-}
 
 /// What the backend got of a request to the preset.
 async fn got(api: &Api, path: &str, stream: bool, body: &Value) -> Value {
@@ -75,11 +25,7 @@ async fn got(api: &Api, path: &str, stream: bool, body: &Value) -> Value {
     let answer = Answer::of(request).await;
     let text = answer.text();
     assert_eq!(answer.status, 200, "{path}: {text}");
-    let answered = text.lines().find_map(|line| {
-        let json = line.strip_prefix("data: ").unwrap_or(line);
-        serde_json::from_str::<Value>(json).ok()
-    });
-    let answered = answered.unwrap_or_else(|| panic!("{path}: {text}"));
+    let answered = first_object(&text);
     assert_eq!(answered["model"], "bot", "{path}: {text}");
     let got = answered["got"].as_str().expect("the body");
     serde_json::from_str(got).expect("JSON")
@@ -90,12 +36,13 @@ async fn a_preset_is_woken_asked_by_every_path_with_a_place_for_it_and_changed_b
     let world = World::new().await;
     let port = Port::claim();
     let base_url = format!("http://{}", port.address());
-    let (controller, posts) = asleep(port).await;
+    let (controller, posts) = Echo::default().asleep(port).await;
     let apis = [world.api().await, world.api().await];
     fs::write(world.folder().join("prompt.md"), format!("{SYSTEM}\n")).expect("written");
     let config = AgentConfig::new("gpu-box")
         .lines(&format!(
-            "\n[[provider]]\nname = \"echo\"\nbase_url = \"{base_url}\"\nmodels = [{{ id = \"own\", as = \"qwen\" }}]\n"
+            "\n[[provider]]\nname = \"echo\"\nbase_url = \"{base_url}\"\nmodels = [{{ id = \"own\", as = \"qwen\" }}]\n\
+             answer_model = \"backend\"\n"
         ))
         .woken_by_http(&controller)
         .lines(
@@ -177,6 +124,31 @@ async fn a_preset_is_woken_asked_by_every_path_with_a_place_for_it_and_changed_b
     }
     assert_eq!(posts.len(), 1, "all shared one wake");
 
+    let mut chat = json!({ "model": "bot", "messages": [user] });
+    let answered = apis[0].post("/v1/chat/completions", &chat).await;
+    assert_eq!(answered.header("openai-model"), Some("bot"));
+    chat["fail"] = true.into();
+    let failed = apis[0].post("/v1/chat/completions", &chat).await;
+    assert_eq!(failed.status, 400);
+    assert_eq!(failed.json()["error"]["message"], "the model `bot` can't do that");
+    for (field, value) in [
+        ("chat_template_kwargs", json!({ "messages": [] })),
+        ("prompt", "x".into()),
+    ] {
+        let mut evading = json!({ "model": "bot", "messages": [user] });
+        evading[field] = value;
+        let refused = apis[1].post("/v1/chat/completions", &evading).await;
+        assert_eq!(
+            (refused.status, refused.error_code().as_str()),
+            (400, "preset_conflict")
+        );
+        assert!(
+            refused.text().contains(&format!("`{field}")),
+            "{}",
+            refused.text()
+        );
+    }
+
     let hash = async |api: &Api| {
         let bot = api.get("/v1/models/bot").await.json();
         bot["reveille"]["preset"]["hash"].clone()
@@ -201,4 +173,53 @@ async fn a_preset_is_woken_asked_by_every_path_with_a_place_for_it_and_changed_b
         let text = String::from_utf8_lossy(&commit.payload);
         assert!(!text.contains("tea") && !text.contains("coffee"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_waits_while_its_agent_loses_the_preset_reaches_no_backend_by_its_name() {
+    let world = World::new().await;
+    let (port, echo) = (Port::claim(), Echo::default());
+    echo.listen(&port).await;
+    let api = world.api().await;
+    let provider = format!(
+        "\n[[provider]]\nname = \"echo\"\nbase_url = \"http://{}\"\nmodels = [\"own\"]\nmax_concurrency = 1\n",
+        port.address()
+    );
+    let preset = format!("\n[[preset]]\nname = \"bot\"\nmodel = \"own\"\nsystem = {SYSTEM:?}\n");
+    let with_preset = AgentConfig::new("gpu-box").lines(&provider).lines(&preset);
+    let agent = world.agent(&with_preset);
+    api.wait_for_status("gpu-box/bot", "active", SOON).await;
+    let path = "/v1/chat/completions";
+    let user = json!([{ "role": "user", "content": "hello" }]);
+    let holding = api
+        .client()
+        .post(format!("{}{path}", api.url()))
+        .json(&json!({ "model": "own", "messages": user, "hold": true }));
+    let holding = tokio::spawn(Answer::of(holding));
+    wait_until("the slot is taken", SOON, async || {
+        (!echo.got(path).is_empty()).then_some(())
+    })
+    .await;
+    let waiting = api
+        .client()
+        .post(format!("{}{path}", api.url()))
+        .json(&json!({ "model": "bot", "messages": user }));
+    let waiting = tokio::spawn(Answer::of(waiting));
+    wait_until("it waits for the slot", SOON, async || {
+        let row = api.get("/reveille/v1/providers/gpu-box/echo").await.json();
+        (row["queued"] == 1).then_some(())
+    })
+    .await;
+    agent.kill9();
+    let _agent = world.agent(&AgentConfig::new("gpu-box").lines(&provider));
+    let refused = waiting.await.expect("no panic");
+    assert_eq!(
+        (refused.status, refused.error_code().as_str()),
+        (404, "model_not_found"),
+        "{}",
+        refused.text()
+    );
+    drop(holding.await);
+    let got = echo.got(path);
+    assert!(got.iter().all(|body| !body.contains("bot")), "{got:?}");
 }

@@ -1,35 +1,25 @@
 //! Every path of the table in docs/clients.md, at two replicas: to a backend that sleeps and to one that is awake, with a stream and
 //! without.
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    fs,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{convert::Infallible, fs, path::Path};
 
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{HeaderMap, Method, Uri, header},
-    response::{IntoResponse, Response},
+    http::{Method, header},
+    response::Response,
     routing::get,
 };
 use futures::{future::join_all, stream};
 use reqwest::RequestBuilder;
 use reveille_tests::{AgentConfig, Answer, Api, Port, World};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 
-use crate::scene::{LLM, SOON};
-
-const EVENTS: &str = "text/event-stream";
-const LINES: &str = "application/x-ndjson";
-const FORM: &str = "multipart/form-data; boundary=b";
+use crate::{
+    echo::{EVENTS, Echo, FORM, LINES, first_object},
+    scene::{LLM, SOON},
+};
 
 /// A path of the table.
 #[derive(Debug, Clone)]
@@ -101,13 +91,7 @@ impl Row {
         let answer = Answer::of(self.request(api, stream)).await;
         let (text, what) = (answer.text(), format!("{self:?} stream: {stream}"));
         assert_eq!(answer.status, 200, "{what}: {text}");
-        let echoed = text
-            .lines()
-            .find_map(|line| {
-                let json = line.strip_prefix("data: ").unwrap_or(line);
-                serde_json::from_str::<Value>(json).ok()
-            })
-            .unwrap_or_else(|| panic!("{what}: {text}"));
+        let echoed = first_object(&text);
         let target = if self.model_in == "query" {
             format!("{}?model=own&x=1", self.path)
         } else {
@@ -138,79 +122,13 @@ impl Row {
     }
 }
 
-/// Answers everything with what it was asked, in a form that is whole for each API.
-async fn echo(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    let text = String::from_utf8_lossy(&body);
-    let is_form = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == FORM);
-    let mut fields = HashMap::new();
-    if is_form {
-        for part in text.split("--b").filter_map(|part| part.split_once("name=\"")) {
-            let (name, value) = part.1.split_once("\"\r\n\r\n").expect("a field");
-            fields.insert(name.to_owned(), value.trim_end().to_owned());
-        }
-    } else if let Ok(Value::Object(json)) = serde_json::from_slice(&body) {
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        fields = json
-            .iter()
-            .map(|(name, value)| (name.clone(), text(value)))
-            .collect();
-    } else if let Some(query) = uri.query() {
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        fields = pairs
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-    }
-    let model = fields.get("model").cloned().unwrap_or_default();
-    let whole = json!({
-        "echo": { "method": method.as_str(), "target": uri.to_string(), "model": model },
-        "id": format!("resp_{}", NUMBER.fetch_add(1, Ordering::Relaxed)),
-        "model": model,
-        "object": "response",
-        "type": "message",
-        "choices": [{ "index": 0, "message": { "content": "hi" }, "text": "hi", "finish_reason": "stop" }],
-        "data": [{ "id": "own", "embedding": [0.5] }],
-        "done": true,
-        "stop": true,
-    });
-    if fields.get("stream").map(String::as_str) != Some("true") {
-        return axum::Json(whole).into_response();
-    }
-    let (kind, text) = match uri.path() {
-        path if path.starts_with("/api/") => (LINES, format!("{whole}\n")),
-        "/v1/messages" => (EVENTS, format!("event: message_stop\ndata: {whole}\n\n")),
-        "/v1/responses" => (EVENTS, format!("event: response.completed\ndata: {whole}\n\n")),
-        "/v1/chat/completions" | "/v1/completions" => (EVENTS, format!("data: {whole}\n\ndata: [DONE]\n\n")),
-        _ => (EVENTS, format!("data: {whole}\n\n")),
-    };
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
-}
-
-/// A backend that begins to listen at this port when its controller is asked to, and how often it was.
-async fn asleep(port: Port) -> (String, mpsc::UnboundedReceiver<()>) {
-    let (posted, posts) = mpsc::unbounded_channel();
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    let port = Arc::new(port);
-    let controller = Router::new().fallback(move || {
-        let (posted, port) = (posted.clone(), port.clone());
-        async move {
-            posted.send(()).expect("the test counts");
-            let backend = TcpListener::bind(port.address()).await.expect("the port is free");
-            tokio::spawn(async move { axum::serve(backend, Router::new().fallback(echo)).await });
-        }
-    });
-    tokio::spawn(async move { axum::serve(listener, controller).await });
-    (url, posts)
-}
-
 #[tokio::test]
 async fn each_path_of_the_table_reaches_its_backend_through_one_wake_at_either_replica() {
     let (world, rows) = (World::new().await, rows());
     assert!(rows.len() > 35, "the table is read: {}", rows.len());
     let port = Port::claim();
     let base_url = format!("http://{}", port.address());
-    let (controller, mut posts) = asleep(port).await;
+    let (controller, mut posts) = Echo::default().asleep(port).await;
     let apis = [world.api().await, world.api().await];
     let provider = format!(
         "\n[[provider]]\nname = \"echo\"\nbase_url = \"{base_url}\"\nmodels = [{{ id = \"own\", as = \"qwen\" }}]\n"

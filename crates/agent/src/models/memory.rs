@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use reveille_domain::{AgentName, ModelName, ProviderId, ProviderName, named};
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
+    io, iter,
     sync::Arc,
 };
 
@@ -110,16 +110,21 @@ impl Memory {
         state.write(file, &serde_json::to_vec_pretty(&known)?)
     }
 
-    /// The model that a request means by `asked`; `None` for one that the provider doesn't have.
+    /// The model that a request means by `asked`; `None` for one that the provider doesn't publish.
     #[must_use]
     pub fn served(&self, agent: &AgentName, provider: &ProviderConfig, asked: &str) -> Option<Served> {
         let listed = self.recall(&provider.name);
         let latest_tag = listed.has_latest_tag();
         let of = ProviderId::new(agent.clone(), provider.name.clone());
         let is_free = |model: &&ModelName| provider.presets.iter().all(|preset| !preset.takes_name(model));
+        let is_meant = |model: &&ModelName| named(&iter::once(*model), latest_tag, &of, asked).is_some();
+        let is_own = |model: &&ModelName| !self.is_claimed(provider, model);
         let names: Vec<_> = match &provider.models {
             Some(models) => models.iter().map(|model| &model.public).collect(),
-            None => listed.models.keys().filter(is_free).collect(),
+            None => {
+                let meant = listed.models.keys().filter(is_meant);
+                meant.filter(is_free).filter(is_own).collect()
+            }
         };
         let presets = provider.presets.iter().map(|preset| &preset.name);
         let public = named(&presets.chain(names.iter().copied()), latest_tag, &of, asked)?;

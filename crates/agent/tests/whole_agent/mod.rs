@@ -120,6 +120,8 @@ impl World {
             traceparent: None,
             hold_ms,
             turn_within_ms: None,
+            model: None,
+            preset: None,
             body_bytes: 0,
         };
         let body = Bytes::copy_from_slice(body.as_bytes());

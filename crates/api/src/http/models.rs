@@ -5,7 +5,7 @@ use super::{
     ApiError, AppState, body, error_response::family::ANTHROPIC_VERSION, extract::Path, request_id::RequestId,
 };
 use crate::{
-    inference::{InferenceError, Missing, Pools, pool_for, pools_for},
+    inference::{InferenceError, Missing, Pools, pool_for, pools_for, sees_model},
     keys::Caller,
     registry::ProviderSnapshot,
     wakes::{WakeTimes, time_until_awake},
@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use reveille_domain::{
-    Capability, ModelDetails, ModelName, PresetSpec, ProviderId, Scope, Timestamp, WakeCause, WakeId,
+    Capability, ModelDetails, ModelName, PresetHash, ProviderId, Scope, Timestamp, WakeCause, WakeId,
     provider::StatusName,
 };
 use serde::{Deserialize, Serialize};
@@ -50,12 +50,21 @@ struct ModelStatus {
     value: &'static str,
 }
 
+/// What a preset is, as far as its caller may know.
+#[derive(Debug, Serialize)]
+struct ShownPreset {
+    /// The model that answers, for a caller that may use that itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<ModelName>,
+    hash: PresetHash,
+}
+
 /// The providers of the model.
 #[derive(Debug, Serialize)]
 struct Pool {
-    /// What it is a preset of, if all of its providers have it as the same one.
+    /// The preset that it is. Its model is that of the first provider.
     #[serde(skip_serializing_if = "Option::is_none")]
-    preset: Option<PresetSpec>,
+    preset: Option<ShownPreset>,
     status: StatusName,
     providers: Vec<Member>,
     /// The wake in flight with the earliest deadline, if no provider is awake.
@@ -76,7 +85,17 @@ struct Member {
     can_wake: bool,
     /// The preset that it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    preset: Option<PresetSpec>,
+    preset: Option<ShownPreset>,
+}
+
+impl ShownPreset {
+    fn of(name: &str, snapshot: &ProviderSnapshot, caller: &Caller) -> Option<Self> {
+        let preset = snapshot.preset(name)?;
+        Some(Self {
+            model: sees_model(caller, snapshot, preset).then(|| preset.model.clone()),
+            hash: preset.hash.clone(),
+        })
+    }
 }
 
 /// How long a provider's last few wakes took.
@@ -150,7 +169,9 @@ pub(super) async fn list(
         };
         return Ok(Json(list).into_response());
     }
-    let data = pools.into_iter().map(|(model, pool)| Model::new(model, &pool));
+    let data = pools
+        .into_iter()
+        .map(|(model, pool)| Model::new(model, &pool, &caller));
     let list = List {
         object: "list",
         data: data.collect(),
@@ -168,7 +189,7 @@ pub(super) async fn one(
         if headers.contains_key(ANTHROPIC_VERSION) {
             Json(AnthropicModel::new(id, pool)).into_response()
         } else {
-            Json(Model::new(id, pool)).into_response()
+            Json(Model::new(id, pool, &caller)).into_response()
         }
     };
     let model = ModelName::parse(&id)
@@ -281,7 +302,7 @@ impl AnthropicModel {
 }
 
 impl Model {
-    fn new(id: String, pool: &[Arc<ProviderSnapshot>]) -> Self {
+    fn new(id: String, pool: &[Arc<ProviderSnapshot>], caller: &Caller) -> Self {
         let best = pool
             .iter()
             .map(|snapshot| snapshot.provider.status.name())
@@ -303,14 +324,13 @@ impl Model {
                 p95_ms: millis(times.p95),
             })
         };
-        let mut presets = pool.iter().map(|snapshot| snapshot.preset(&id));
-        let preset = presets.next().flatten();
+        let member = |snapshot: &Arc<ProviderSnapshot>| Member::of(&id, snapshot, caller);
         let reveille = Pool {
-            preset: preset
-                .filter(|one| presets.all(|other| other == Some(*one)))
-                .cloned(),
+            preset: pool
+                .first()
+                .and_then(|snapshot| ShownPreset::of(&id, snapshot, caller)),
             status,
-            providers: pool.iter().map(|snapshot| Member::of(&id, snapshot)).collect(),
+            providers: pool.iter().map(member).collect(),
             wake: first.map(|(snapshot, wake)| Waking {
                 wake_id: wake.id,
                 provider: snapshot.provider.id.clone(),
@@ -355,10 +375,10 @@ pub(super) fn common(asked: &str, pool: &[Arc<ProviderSnapshot>]) -> ModelDetail
 }
 
 impl Member {
-    fn of(model: &str, snapshot: &ProviderSnapshot) -> Self {
+    fn of(model: &str, snapshot: &ProviderSnapshot, caller: &Caller) -> Self {
         let provider = &snapshot.provider;
         Self {
-            preset: snapshot.preset(model).cloned(),
+            preset: ShownPreset::of(model, snapshot, caller),
             id: provider.id.clone(),
             status: provider.status.name(),
             since_ms: provider.status.since(),

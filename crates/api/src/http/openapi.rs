@@ -201,7 +201,8 @@ fn description(endpoint: &Endpoint, path: &str) -> &'static str {
     match (endpoint.wakes, takes_presets(endpoint.verb.as_str(), path)) {
         (true, true) => "Wakes the backend if it sleeps. The model may be a preset.",
         (true, false) => "Wakes the backend if it sleeps. A preset gets 400 `preset_not_supported`.",
-        (false, _) => "Wakes no backend.",
+        (false, true) => "Wakes no backend.",
+        (false, false) => "Wakes no backend. A preset gets 400 `preset_not_supported`.",
     }
 }
 

@@ -61,6 +61,14 @@ impl Inference {
                 error: RelayFault::new(FaultCode::UnknownProvider, why).into(),
             };
         }
+        if !self.still_serves(&provider, run) {
+            let why = "it no longer publishes what the request asks for";
+            return Outcome::Missed {
+                sequence: chosen.sequence,
+                wake_id,
+                error: RelayFault::new(FaultCode::UnknownModel, why).into(),
+            };
+        }
         let sent = match reserved {
             Ok(reserved) => {
                 run.phase.enter(Phase::Answering(provider.clone()));

@@ -13,13 +13,13 @@ use super::{
     members::{Attempt, Members},
     model_access,
     queue::Queues,
-    retry_policy::{NextStep, Outcome, RetryPolicy},
+    retry_policy::{NextStep, Outcome, RetryPolicy, Target},
     startup::Missing,
     stored::{Stored, StoredResponses},
 };
 use crate::{
     metrics::Metrics,
-    registry::{ProviderSnapshot, Registry},
+    registry::{Kind, ProviderSnapshot, Registry},
     wakes::{WakeError, Waker},
 };
 use reveille_bus::relay::AnswerKind;
@@ -51,6 +51,8 @@ pub(super) struct Run<'a> {
     pub ticket: u64,
     /// The conversation that it belongs to, once that matters.
     conversation: OnceLock<Option<Conversation>>,
+    /// Whether its model's name was a preset's when the first provider was chosen. It is never answered by the other.
+    pub kind: OnceLock<Kind>,
 }
 
 impl Run<'_> {
@@ -155,6 +157,31 @@ impl Inference {
         request: &InferenceRequest,
         phase: &CurrentPhase,
     ) -> Result<InferenceResponse, InferenceError> {
+        let answered = self.answered(request, phase).await;
+        answered.map_err(|error| {
+            if self.hides_model(request) {
+                error.without_models()
+            } else {
+                error
+            }
+        })
+    }
+
+    /// Whether the request is for a preset whose model its caller has no name for.
+    fn hides_model(&self, request: &InferenceRequest) -> bool {
+        let asked = request.model.as_str();
+        let pool = self.registry.pool(asked);
+        pool.iter().any(|snapshot| {
+            let preset = snapshot.preset(asked);
+            preset.is_some_and(|preset| !model_access::sees_model(&request.caller, snapshot, preset))
+        })
+    }
+
+    async fn answered(
+        &self,
+        request: &InferenceRequest,
+        phase: &CurrentPhase,
+    ) -> Result<InferenceResponse, InferenceError> {
         let begun = Instant::now();
         let run = Run {
             request,
@@ -163,10 +190,12 @@ impl Inference {
             begun,
             ticket: self.queues.ticket(),
             conversation: OnceLock::new(),
+            kind: OnceLock::new(),
         };
         let (mut policy, mut earlier, mut leeway) =
             (RetryPolicy::default(), Earlier::default(), Leeway::whole());
         let mut chosen = self.startup.wait_for(run.until, || self.choose(&run)).await?;
+        run.kind.get_or_init(|| Kind::at(&chosen, request.model.as_str()));
         loop {
             let outcome = Box::new(self.attempt(&run, &mut chosen, &mut leeway).await);
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
@@ -185,7 +214,15 @@ impl Inference {
                     leeway.reach = reach;
                     self.another(&run, reach, &leeway.ruled_out())
                 }
-                NextStep::SendAgain(target) => self.find(target, &run, &chosen, &leeway.ruled_out()).await,
+                NextStep::SendAgain(target) => {
+                    let found = self.find(target, &run, &chosen, &leeway.ruled_out()).await;
+                    let is_another = |found: &Arc<ProviderSnapshot>| found.provider.id != chosen.provider.id;
+                    if target == Target::AnotherOrOncePublished && found.as_ref().is_some_and(is_another) {
+                        // It is awake and would have a slot sooner, but not what the request asks for.
+                        leeway.tried.push(chosen.provider.id.clone());
+                    }
+                    found
+                }
             };
             let Some(next) = next else {
                 return self.conclude(&run, *outcome, chosen, earlier);
@@ -197,7 +234,7 @@ impl Inference {
 
     fn choose(&self, run: &Run<'_>) -> Result<Arc<ProviderSnapshot>, InferenceError> {
         let request = run.request;
-        let pool = model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model)?;
+        let pool = self.allowed(request)?;
         self.members.forget_withdrawn(&self.registry);
         // What an earlier run of the agent has left inactive is about to be published again.
         if let Some(missing) = self.startup.missing()
@@ -227,6 +264,11 @@ impl Inference {
                 path: request.plain_path().to_owned(),
             },
         })
+    }
+
+    /// The providers that have the model of a request, if its caller may use it.
+    fn allowed(&self, request: &InferenceRequest) -> Result<Vec<Arc<ProviderSnapshot>>, InferenceError> {
+        model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model)
     }
 
     /// What the caller gets once no step follows.
@@ -272,12 +314,18 @@ impl Inference {
                     waited: may_wait.then(|| run.begun.elapsed()),
                 }
             }),
-            Outcome::Missed { wake_id, error, .. } => Err(InferenceError::Relay {
-                provider: provider(),
-                wake_id,
-                error: Box::new(error),
-                failing_for: self.members.failing_for(&chosen),
-            }),
+            Outcome::Missed { wake_id, error, .. } => {
+                // The model may have gone altogether.
+                if error.is_unknown_model() {
+                    self.allowed(run.request)?;
+                }
+                Err(InferenceError::Relay {
+                    provider: provider(),
+                    wake_id,
+                    error: Box::new(error),
+                    failing_for: self.members.failing_for(&chosen),
+                })
+            }
         }
     }
 

@@ -107,6 +107,13 @@ pub(crate) enum InferenceError {
     },
 }
 
+/// What follows from an error. See the methods of the same names.
+struct Nature {
+    is_about_one_provider: bool,
+    is_as_asked: bool,
+    never_handed_over: bool,
+}
+
 fn suggestion(nearest: &[String]) -> String {
     if nearest.is_empty() {
         String::new()
@@ -149,25 +156,55 @@ impl From<WakeError> for InferenceError {
 }
 
 impl InferenceError {
-    /// Whether another provider of the same model may do better: this one never got the request.
-    pub fn is_about_one_provider(&self) -> bool {
-        match self {
-            Self::Wake(error) => error.is_about_one_provider(),
-            Self::QueueFull { .. } => true,
+    /// What follows from it.
+    fn nature(&self) -> Nature {
+        let (is_about_one_provider, is_as_asked, never_handed_over) = match self {
             Self::NotReady(_)
             | Self::UnknownModel { .. }
             | Self::LacksPath { .. }
             | Self::NoPlaceForPreset { .. }
-            | Self::NoModel { .. }
-            | Self::Asleep { .. }
+            | Self::NoModel { .. } => (false, false, true),
+            Self::Asleep { .. }
             | Self::FallingAsleep { .. }
             | Self::Waking { .. }
             | Self::QueueTimedOut { .. }
-            | Self::WaitTooShort { .. }
-            | Self::Relay { .. }
-            | Self::BadResponse { .. }
-            | Self::Body(_)
-            | Self::CutShort { .. } => false,
+            | Self::WaitTooShort { .. } => (false, true, true),
+            Self::QueueFull { .. } => (true, false, true),
+            Self::Wake(error) => {
+                let is_as_asked = matches!(**error, WakeError::CallerTimedOut { .. });
+                (error.is_about_one_provider(), is_as_asked, true)
+            }
+            Self::Relay { error, .. } => (false, false, error.never_handed_over()),
+            // A form is handed over while it comes in.
+            Self::BadResponse { .. } | Self::CutShort { .. } | Self::Body(_) => (false, false, false),
+        };
+        Nature {
+            is_about_one_provider,
+            is_as_asked,
+            never_handed_over,
+        }
+    }
+
+    /// Whether another provider of the same model may do better: this one never got the request.
+    pub fn is_about_one_provider(&self) -> bool {
+        self.nature().is_about_one_provider
+    }
+
+    /// Whether the caller asked for this: not to wait, or not for longer.
+    pub fn is_as_asked(&self) -> bool {
+        self.nature().is_as_asked
+    }
+
+    /// True when no backend can have seen the request.
+    pub fn never_handed_over(&self) -> bool {
+        self.nature().never_handed_over
+    }
+
+    /// The same error for a caller that may not know the models of its provider.
+    pub fn without_models(self) -> Self {
+        match self {
+            Self::Wake(error) => error.without_models().into(),
+            other => other,
         }
     }
 
@@ -186,49 +223,6 @@ impl InferenceError {
         match self {
             Self::Wake(error) => error.after(time).into(),
             other => other,
-        }
-    }
-
-    /// Whether the caller asked for this: not to wait, or not for longer.
-    pub fn is_as_asked(&self) -> bool {
-        match self {
-            Self::Asleep { .. }
-            | Self::FallingAsleep { .. }
-            | Self::Waking { .. }
-            | Self::QueueTimedOut { .. }
-            | Self::WaitTooShort { .. } => true,
-            Self::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
-            Self::NotReady(_)
-            | Self::UnknownModel { .. }
-            | Self::LacksPath { .. }
-            | Self::NoPlaceForPreset { .. }
-            | Self::NoModel { .. }
-            | Self::QueueFull { .. }
-            | Self::Relay { .. }
-            | Self::BadResponse { .. }
-            | Self::Body(_)
-            | Self::CutShort { .. } => false,
-        }
-    }
-
-    /// True when no backend can have seen the request.
-    pub fn never_handed_over(&self) -> bool {
-        match self {
-            Self::Relay { error, .. } => error.never_handed_over(),
-            // A form is handed over while it comes in.
-            Self::BadResponse { .. } | Self::CutShort { .. } | Self::Body(_) => false,
-            Self::NotReady(_)
-            | Self::UnknownModel { .. }
-            | Self::LacksPath { .. }
-            | Self::NoPlaceForPreset { .. }
-            | Self::NoModel { .. }
-            | Self::Asleep { .. }
-            | Self::FallingAsleep { .. }
-            | Self::Waking { .. }
-            | Self::QueueFull { .. }
-            | Self::QueueTimedOut { .. }
-            | Self::WaitTooShort { .. }
-            | Self::Wake(_) => true,
         }
     }
 }

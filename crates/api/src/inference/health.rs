@@ -111,6 +111,7 @@ impl Failure {
                 FaultCode::Asleep
                 | FaultCode::Cancelled
                 | FaultCode::UnknownProvider
+                | FaultCode::UnknownModel
                 | FaultCode::Overloaded
                 | FaultCode::Busy
                 | FaultCode::ShuttingDown

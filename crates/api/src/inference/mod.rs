@@ -39,7 +39,7 @@ pub(crate) use endpoint::{Endpoint, Family, ModelPlace, Verb};
 pub(crate) use error::InferenceError;
 pub(crate) use form::{MODEL_WITHIN_BYTES, check_whole_form, peek_begun_form, peek_form, with_model};
 pub(crate) use members::FailedRequests;
-pub(crate) use model_access::{Pools, pool_for, pools_for};
+pub(crate) use model_access::{Pools, pool_for, pools_for, sees_model};
 pub(crate) use options::{BadOption, COMMENTS_FOR, Options, Progress, WakeMode};
 pub(crate) use peek::{AskedModel, BadBody, MAX_DEPTH, check_case, checked_model, peek};
 pub(crate) use phase::{CurrentPhase, Phase};

@@ -5,7 +5,7 @@ use crate::{
     keys::Caller,
     registry::{ProviderSnapshot, Registry},
 };
-use reveille_domain::ModelName;
+use reveille_domain::{ModelName, PresetSpec};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The providers of each model, by its name.
@@ -58,22 +58,32 @@ fn may_ask_agent(
             .any(|snapshot| snapshot.provider.id == *id)
 }
 
+/// Whether the caller may use the model of a preset itself. Otherwise that has no name for it.
+pub(crate) fn sees_model(caller: &Caller, snapshot: &ProviderSnapshot, preset: &PresetSpec) -> bool {
+    let (model, id) = (preset.model.as_str(), &snapshot.provider.id);
+    let names = [
+        model.to_owned(),
+        format!("{}/{model}", id.agent),
+        format!("{id}/{model}"),
+    ];
+    names.iter().any(|name| caller.may_ask(name, model))
+}
+
 /// Every model that the caller may use, by the name it may use: public names, and `agent/model` or `agent/provider/model` for a
 /// model that it may use on one agent or at one provider only.
 pub(crate) fn pools_for(registry: &Registry, caller: &Caller) -> Pools {
     let mut pools = Pools::new();
-    for snapshot in registry.all() {
-        for model in snapshot.provider.spec.models() {
-            if caller.may_ask(model.as_str(), model.as_str()) {
-                pools.entry(model.to_string()).or_default().push(snapshot.clone());
-            }
+    let all = registry.all();
+    let models = all.iter().flat_map(|snapshot| snapshot.provider.spec.models());
+    let public = models
+        .map(ModelName::as_str)
+        .filter(|name| caller.may_ask(name, name));
+    for name in public.chain(caller.named_models()) {
+        if !pools.contains_key(name) {
+            pools.insert(name.to_owned(), registry.pool(name));
         }
     }
-    for name in caller.named_models() {
-        let pool = registry.pool(name);
-        if !pool.is_empty() {
-            pools.entry(name.to_owned()).or_insert(pool);
-        }
-    }
+    // One may have gone meanwhile.
+    pools.retain(|_, pool| !pool.is_empty());
     pools
 }

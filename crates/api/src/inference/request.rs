@@ -1,6 +1,6 @@
 //! One inference request and its response, and how long it waits for what.
 
-use super::{Endpoint, Options, RequestBody, ResponseBody, WakeMode, headers::PassedOn};
+use super::{Endpoint, ModelPlace, Options, RequestBody, ResponseBody, WakeMode, headers::PassedOn};
 use crate::{keys::Caller, registry::ProviderSnapshot};
 use reveille_bus::relay::{HOLD_LIMIT, RequestHead, ResponseHead, takes_presets};
 use reveille_domain::{ModelName, Priority, ProviderId, WakeCause, WakeId, rows::READ_WAIT};
@@ -146,6 +146,10 @@ impl InferenceRequest {
             traceparent: self.headers.traceparent.clone(),
             hold_ms,
             turn_within_ms: self.takes_a_turn().then_some(millis(turn_within)),
+            model: (self.endpoint.model == ModelPlace::Stored).then(|| self.model.clone()),
+            preset: snapshot
+                .preset(self.model.as_str())
+                .map(|preset| preset.hash.clone()),
             body_bytes: self.body.len() as u64,
         }
     }

@@ -1,7 +1,7 @@
 //! Where a request goes that has to be sent again.
 
 use super::{Inference, Phase, choice::Reach, dispatch::Run, retry_policy::Target};
-use crate::registry::ProviderSnapshot;
+use crate::registry::{Kind, ProviderSnapshot};
 use reveille_domain::{ProviderId, ReportId, provider::StatusName};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
@@ -14,9 +14,28 @@ impl Inference {
         reach: Reach,
         not: &[ProviderId],
     ) -> Option<Arc<ProviderSnapshot>> {
-        let pool = self.registry.pool(run.request.model.as_str());
-        let pool = run.request.at_its_path(pool);
+        let pool = self.pool_now(run);
         self.members.choose_for(|| run.conversation(), &pool, reach, not)
+    }
+
+    /// The members of the request's pool as it is now that may be asked for its path. There is none if its model's name has come to mean
+    /// something of another kind.
+    pub(super) fn pool_now(&self, run: &Run<'_>) -> Vec<Arc<ProviderSnapshot>> {
+        let asked = run.request.model.as_str();
+        let mut pool = self.registry.pool(asked);
+        let is_of_its_kind = |snapshot: &ProviderSnapshot| {
+            run.kind
+                .get()
+                .is_none_or(|kind| Kind::at(snapshot, asked) == *kind)
+        };
+        pool.retain(|snapshot| is_of_its_kind(snapshot));
+        run.request.at_its_path(pool)
+    }
+
+    /// Whether a provider is still one of them.
+    pub(super) fn still_serves(&self, id: &ProviderId, run: &Run<'_>) -> bool {
+        let pool = self.pool_now(run);
+        pool.iter().any(|snapshot| snapshot.provider.id == *id)
     }
 
     /// The provider that `target` means for a request that `missed` didn't get, except those that are `ruled_out`; `None` when there
@@ -44,6 +63,10 @@ impl Inference {
                 Some(another) => Some(another),
                 None => self.once_back(missed, run).await,
             },
+            Target::AnotherOrOncePublished => match another() {
+                Some(another) => Some(another),
+                None => self.once_published(missed, run, ruled_out).await,
+            },
             Target::AnotherOrOnceAsleep(report) => match another() {
                 Some(another) => Some(another),
                 None => self.once_asleep(missed, report, run).await,
@@ -69,6 +92,25 @@ impl Inference {
                 || snapshot.provider.status.name() != StatusName::Active
         };
         self.changed(id, self.timings.report, run, sleeps).await
+    }
+
+    /// The provider once it is published anew and has what the request asks for, or else another one.
+    async fn once_published(
+        &self,
+        missed: &ProviderSnapshot,
+        run: &Run<'_>,
+        ruled_out: &[ProviderId],
+    ) -> Option<Arc<ProviderSnapshot>> {
+        let id = &missed.provider.id;
+        if self.still_serves(id, run) {
+            let now = self.once_back(missed, run).await;
+            let is_new = |now: &Arc<ProviderSnapshot>| now.sequence > missed.sequence;
+            if let Some(now) = now.filter(is_new).filter(|_| self.still_serves(id, run)) {
+                return Some(now);
+            }
+        }
+        let not: Vec<_> = ruled_out.iter().chain([id]).cloned().collect();
+        self.another(run, Reach::Working, &not)
     }
 
     /// The provider once its agent has reported something new, or after as long as a reconnect takes.

@@ -78,6 +78,8 @@ pub(super) enum Target {
     AnotherOrOnceAsleep(Option<ReportId>),
     /// To another one that is awake, or to the same one once its agent is back.
     AnotherOrOnceBack,
+    /// To another one that is awake, or to the same one once it is published with what the request asks for, or else to any other.
+    AnotherOrOncePublished,
     /// To the same provider once its agent is back.
     OnceBack,
 }
@@ -135,7 +137,9 @@ impl RetryPolicy {
     /// 10. The backend was asleep: send again, up to [`MAX_ASLEEP`] times for one state of the provider. After another wake
     ///     the count begins again.
     /// 11. The agent is away: send again, up to [`MAX_MISSED`] times, and then ask another one that works.
-    /// 12. No backend was reached: ask another one that works, or else one that is down, unless the error would come again
+    /// 12. The provider doesn't have the model, or means something else by its name: look again who has it now, up to [`MAX_MISSED`]
+    ///     times, and then ask another one that works.
+    /// 13. No backend was reached: ask another one that works, or else one that is down, unless the error would come again
     ///     anywhere.
     ///
     /// A request that may go only to members that are awake never wakes one again.
@@ -169,7 +173,9 @@ impl RetryPolicy {
         let next = unreached(error);
         match next {
             NextStep::SendAgain(target) if self.is_over_cap(error, sequence) => match target {
-                Target::AnotherOrOnceBack => self.ask_another(Reach::Working),
+                Target::AnotherOrOnceBack | Target::AnotherOrOncePublished => {
+                    self.ask_another(Reach::Working)
+                }
                 Target::AnotherOrOnceAsleep(_) | Target::AnotherOrSame { .. } | Target::OnceBack => {
                     NextStep::Finish
                 }
@@ -240,6 +246,7 @@ fn unreached(error: &RelayError) -> NextStep {
             FaultCode::UnknownProvider | FaultCode::ShuttingDown => {
                 NextStep::SendAgain(Target::AnotherOrOnceBack)
             }
+            FaultCode::UnknownModel => NextStep::SendAgain(Target::AnotherOrOncePublished),
             FaultCode::BackendFailed
             | FaultCode::BackendTimeout
             | FaultCode::FirstByteTimeout
@@ -419,6 +426,13 @@ mod tests {
                 first_step(&fault(code)),
                 NextStep::SendAgain(Target::AnotherOrOnceBack)
             );
+        }
+        let mut policy = RetryPolicy::default();
+        for next in [
+            NextStep::SendAgain(Target::AnotherOrOncePublished),
+            NextStep::AskAnother(Reach::Working),
+        ] {
+            assert_eq!(policy.next_step(&fault(FaultCode::UnknownModel), true), next);
         }
     }
 

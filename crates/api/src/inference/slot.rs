@@ -180,7 +180,7 @@ impl Inference {
         let (run, leeway) = (search.run, &*search.leeway);
         let tiers = self
             .members
-            .tiers(&self.pool(run), leeway.reach, &leeway.tried, &joined);
+            .tiers(&self.pool_now(run), leeway.reach, &leeway.tried, &joined);
         let found = tiers.into_iter().map(|(provider, tier)| Found {
             queue: match &provider {
                 provider if joined.contains(provider) => InQueue::Yes,
@@ -282,7 +282,7 @@ impl Inference {
                 provider: chosen.clone(),
             },
             Some(snapshot) => self.inactive(&snapshot),
-            None => match self.pool(search.run).iter().find(|member| inactive(member)) {
+            None => match self.pool_now(search.run).iter().find(|member| inactive(member)) {
                 Some(member) => self.inactive(member),
                 None => self.gone(chosen.clone()),
             },
@@ -299,11 +299,6 @@ impl Inference {
             absence: self.registry.absence(&id.agent, reason),
         };
         inactive.into()
-    }
-
-    fn pool(&self, run: &Run<'_>) -> Vec<Arc<ProviderSnapshot>> {
-        let pool = self.registry.pool(run.request.model.as_str());
-        run.request.at_its_path(pool)
     }
 
     fn record_wait(&self, search: &Search<'_, '_>) {

@@ -1,10 +1,13 @@
 //! The fold of the journal in memory: which provider serves a model, and the status of each. Requests read it without
 //! waiting; a request that waits for a change watches one provider.
 
+mod meaning;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use crate::{agents::Agents, keys::Keys, owner_refusals::OwnerRefusals, staying_awake::StayingAwake};
+use meaning::Told;
+pub(crate) use meaning::{Kind, Overruled};
 use parking_lot::RwLock;
 use reveille_bus::{
     AggregateId, BusError, Followed, Follower, JournalContext, JournalEntry, commit::AnyCommit,
@@ -16,7 +19,7 @@ use reveille_domain::{
     rows::{LoadedAt, MemoryRows},
 };
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     convert::Infallible,
     sync::Arc,
 };
@@ -101,6 +104,8 @@ struct Table {
     providers: BTreeMap<ProviderId, watch::Sender<Arc<ProviderSnapshot>>>,
     models: HashMap<String, Vec<ProviderId>>,
     unreadable: HashSet<String>,
+    /// Which conflicts about names the log has told.
+    told: Told,
     /// The commit each provider's next command builds on.
     last_commits: HashMap<ProviderId, JournalContext<Provider>>,
     /// Whether the journal is being followed, and is surely the one that was folded.
@@ -110,15 +115,22 @@ struct Table {
 impl Registry {
     /// The providers that serve `asked`: those that publish exactly this name, or else those of one agent meant by
     /// `agent/model`, or else the one meant by `agent/provider/model`; or else those that mean the same with or without the tag
-    /// `latest`. Empty for an unknown model.
+    /// `latest`. Empty for an unknown model. The name is one preset at all of them, or a model at all of them.
     pub(crate) fn pool(&self, asked: &str) -> Vec<Arc<ProviderSnapshot>> {
         let table = self.inner.table.read();
-        let exact = table.asked(asked, |name| Some(name.to_owned()), |_| true);
-        if exact.is_empty() {
-            table.asked(asked, latest_alias, ProviderSpec::has_latest_tag)
-        } else {
-            exact
+        let mut pool = table.asked(asked, |name| Some(name.to_owned()), |_| true);
+        if pool.is_empty() {
+            pool = table.asked(asked, latest_alias, ProviderSpec::has_latest_tag);
         }
+        meaning::agreeing(pool, asked)
+    }
+
+    /// The names by which a provider gets no requests, because they mean something else at another one.
+    pub(crate) fn overruled(&self, snapshot: &ProviderSnapshot) -> Vec<Overruled> {
+        let table = self.inner.table.read();
+        let models = snapshot.provider.spec.models().iter();
+        let overruled = models.filter_map(|name| meaning::overruled(&table.publishing(name), snapshot, name));
+        overruled.collect()
     }
 
     pub(crate) fn get(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {
@@ -298,8 +310,10 @@ impl Registry {
                 "read the journal: {}",
                 counted(providers, "provider")
             );
+            table.tell_all();
         }
         table.current = true;
+        drop(table);
         self.inner.applied.send_replace(Some(sequence));
     }
 
@@ -322,7 +336,7 @@ impl Registry {
                 observer.folded(id, commit.state.registered());
             }
         }
-        table.take(entry);
+        table.take(entry, ready);
         drop(table);
         if ready {
             self.inner.applied.send_replace(Some(entry.sequence));
@@ -372,6 +386,28 @@ impl Table {
         })
     }
 
+    /// All that publish this very name, in order.
+    fn publishing(&self, name: &ModelName) -> Vec<Arc<ProviderSnapshot>> {
+        let ids = self.models.get(name.as_str()).into_iter().flatten();
+        ids.filter_map(|id| self.snapshot(id)).collect()
+    }
+
+    /// Logs what has changed about names that mean different things.
+    fn tell(&mut self, names: &[ModelName]) {
+        for name in names {
+            let pool = self.publishing(name);
+            self.told.look(&pool, name);
+        }
+    }
+
+    fn tell_all(&mut self) {
+        let all = self.providers.values();
+        let names: BTreeSet<_> = all
+            .flat_map(|slot| slot.borrow().provider.spec.models().to_vec())
+            .collect();
+        self.tell(&names.into_iter().collect::<Vec<_>>());
+    }
+
     fn snapshot(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {
         self.providers.get(id).map(|slot| slot.borrow().clone())
     }
@@ -381,7 +417,8 @@ impl Table {
         slots.map(|slot| slot.borrow().clone()).collect()
     }
 
-    fn take(&mut self, entry: &JournalEntry) {
+    /// `ready`: everything that was there at the start has been taken.
+    fn take(&mut self, entry: &JournalEntry, ready: bool) {
         if entry.commit.is_ok() {
             self.unreadable.remove(&entry.subject);
         }
@@ -393,7 +430,12 @@ impl Table {
         }
         match &entry.commit {
             Ok((_, AnyCommit::Agent(_) | AnyCommit::Key(_))) => {}
-            Ok((_, AnyCommit::Provider(commit))) => self.take_provider(&commit.state, entry.sequence),
+            Ok((_, AnyCommit::Provider(commit))) => {
+                let published = self.take_provider(&commit.state, entry.sequence);
+                if ready {
+                    self.tell(&published);
+                }
+            }
             Err(error) => {
                 if self.unreadable.insert(entry.subject.clone()) {
                     let subject = &entry.subject;
@@ -408,10 +450,19 @@ impl Table {
         }
     }
 
-    fn take_provider(&mut self, provider: &Provider, sequence: u64) {
+    /// Returns the names that it publishes, or published before.
+    fn take_provider(&mut self, provider: &Provider, sequence: u64) -> Vec<ModelName> {
+        let names = |snapshot: Option<Arc<ProviderSnapshot>>| {
+            let models = snapshot.map(|snapshot| snapshot.provider.spec.models().to_vec());
+            models.unwrap_or_default()
+        };
         match provider {
-            Provider::Unregistered => {}
-            Provider::Gone(gone) => self.forget(&gone.id),
+            Provider::Unregistered => Vec::new(),
+            Provider::Gone(gone) => {
+                let before = names(self.snapshot(&gone.id));
+                self.forget(&gone.id);
+                before
+            }
             Provider::Registered(provider) => {
                 let snapshot = Arc::new(ProviderSnapshot {
                     provider: provider.clone(),
@@ -419,6 +470,7 @@ impl Table {
                     unreadable: None,
                 });
                 let id = &provider.id;
+                let mut published = names(self.snapshot(id));
                 let same_models = self
                     .snapshot(id)
                     .is_some_and(|was| was.provider.spec.models() == provider.spec.models());
@@ -433,6 +485,10 @@ impl Table {
                 let slot = self.providers.entry(id.clone());
                 slot.or_insert_with(|| watch::Sender::new(snapshot.clone()))
                     .send_replace(snapshot);
+                if !same_models {
+                    published.extend_from_slice(provider.spec.models());
+                }
+                published
             }
         }
     }

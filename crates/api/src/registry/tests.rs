@@ -1,9 +1,9 @@
 use super::*;
 use reveille_bus::commit::{Commit, CommitHash};
 use reveille_domain::{
-    Availability, CommandId, Failures, ModelName, ProviderCommand, ProviderEvent, ProviderSpec, RecipeKind,
-    ReportSeq, Status, Timestamp, WakeSpec,
-    provider::{Registered, WakeCounts},
+    Availability, CommandId, Failures, ModelName, PresetHash, ProviderCommand, ProviderEvent, ProviderSpec,
+    RecipeKind, ReportSeq, Status, Timestamp, WakeSpec,
+    provider::{Registered, StableStatus, StatusName, WakeCounts},
 };
 use uuid::Uuid;
 
@@ -52,6 +52,48 @@ pub(crate) fn snapshot_at(provider: &str, sequence: u64) -> Arc<ProviderSnapshot
         provider,
         sequence,
         unreadable: None,
+    })
+}
+
+/// A provider that publishes `m` and another name: a model, or a preset of `m` with this hash.
+pub(crate) fn publishing(
+    provider: &str,
+    name: &str,
+    preset: Option<&str>,
+    status: StatusName,
+) -> Arc<ProviderSnapshot> {
+    let at = snapshot_at(provider, 1);
+    let model = |name: &str| ModelName::parse(name).expect("legal");
+    let spec = ProviderSpec::new(vec![model("m"), model(name)], None, false).expect("legal");
+    let presets = preset.map(|hash| {
+        let hash = PresetHash::parse(hash).expect("legal");
+        (
+            model(name),
+            PresetSpec {
+                model: model("m"),
+                hash,
+            },
+        )
+    });
+    let since_ms = Timestamp::from_millis(0);
+    let status = match status {
+        StatusName::Hibernating => Status::Hibernating { since_ms },
+        StatusName::Inactive => Status::Inactive {
+            since_ms,
+            reason: InactiveReason::AgentLost,
+            was: StableStatus::Active,
+        },
+        StatusName::Active | StatusName::Waking | StatusName::Down => at.provider.status.clone(),
+    };
+    Arc::new(ProviderSnapshot {
+        provider: Registered {
+            spec: spec
+                .with_presets(presets.into_iter().collect())
+                .expect("its model"),
+            status,
+            ..at.provider.clone()
+        },
+        ..(*at).clone()
     })
 }
 

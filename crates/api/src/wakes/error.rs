@@ -6,7 +6,8 @@ use crate::{
 };
 use reveille_bus::{BusError, CommandError, JournalTrouble};
 use reveille_domain::{
-    ProviderId, Rejection, Timestamp, WakeFailure, WakeFailureKind, WakeId, counted, provider::Registered,
+    MODELS_STAGE, ProviderId, Rejection, Timestamp, WakeFailure, WakeFailureKind, WakeId, counted,
+    provider::Registered,
 };
 use std::time::Duration;
 use thiserror::Error;
@@ -124,6 +125,16 @@ impl WakeError {
                 false
             }
         }
+    }
+
+    /// The same error for a caller that may not know the models of the provider.
+    pub(crate) fn without_models(mut self) -> Self {
+        if let Self::Failed { failure, .. } = &mut self
+            && failure.stage == MODELS_STAGE
+        {
+            "the server there has other models than its config says".clone_into(&mut failure.reason);
+        }
+        self
     }
 
     /// The same error for a caller that has waited for `time`.

@@ -63,6 +63,12 @@ impl RelayError {
         matches!(self, Self::Fault(fault) if fault.code == FaultCode::Asleep)
     }
 
+    /// Whether the provider doesn't have what the request asks for by this name.
+    #[must_use]
+    pub fn is_unknown_model(&self) -> bool {
+        matches!(self, Self::Fault(fault) if fault.code == FaultCode::UnknownModel)
+    }
+
     /// Whether the agent is at one of its limits and accepts more requests once others have ended.
     #[must_use]
     pub fn is_agent_full(&self) -> bool {

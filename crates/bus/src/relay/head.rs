@@ -3,7 +3,7 @@
 
 use super::frame::{BadFrame, MAX_META_BYTES};
 use crate::hub_id::VIA_HEADER;
-use reveille_domain::{ProviderName, ReportId};
+use reveille_domain::{ModelName, PresetHash, ProviderName, ReportId};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -77,7 +77,9 @@ pub const PRESET_PATHS: [&str; 7] = [
 /// What is posted to ask about a model; its preset has the same answer.
 const SHOW_PATH: &str = "/api/show";
 /// What may be got from a backend.
-pub const GET_PATHS: [&str; 2] = ["/v1/audio/voices", "/props"];
+pub const GET_PATHS: [&str; 2] = ["/v1/audio/voices", PROPS_PATH];
+/// What llama.cpp says of a model that it has loaded.
+const PROPS_PATH: &str = "/props";
 /// What the path of an answer begins with that a backend keeps; its id follows.
 pub const STORED_PATH: &str = "/v1/responses/";
 /// The longest id of such an answer, in bytes.
@@ -97,10 +99,14 @@ pub const OWN_PATHS: [&str; 8] = [
 const OWN_FOLDERS: [&str; 2] = ["/reveille/", "/v1/models/"];
 const MODELS_PATH: &str = "/v1/models";
 
-/// Whether a request with this method and path may name a preset: its body has a place for one, or it only asks about a model.
+/// Whether a request with this method and path may name a preset: its body has a place for one, or it only asks about a model. What
+/// [`PROPS_PATH`] answers has the model's file and template, which aren't the preset's.
 #[must_use]
 pub fn takes_presets(method: &str, path: &str) -> bool {
-    method != "POST" || PRESET_PATHS.contains(&path) || path == SHOW_PATH || path.starts_with(STORED_PATH)
+    match method {
+        "POST" => PRESET_PATHS.contains(&path) || path == SHOW_PATH || path.starts_with(STORED_PATH),
+        _ => path != PROPS_PATH,
+    }
 }
 
 /// Why the config of a provider can't add a path: no request would come by it.
@@ -221,6 +227,13 @@ pub struct RequestHead {
     /// because it only asks about the backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn_within_ms: Option<u64>,
+    /// The caller's name for the model, of a request that names none itself: for an answer that the backend keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelName>,
+    /// The preset that the API takes that name for; absent when it is a model's. An agent that has something else by this name refuses
+    /// the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<PresetHash>,
     /// The length of the whole body in bytes. [`Reservation::send`](super::Reservation::send) sets it.
     #[serde(default)]
     pub body_bytes: u64,
@@ -284,6 +297,9 @@ pub enum FaultCode {
     Cancelled,
     /// The agent has no such provider. The backend didn't get the request.
     UnknownProvider,
+    /// The provider publishes no model or preset by the request's name, or another one than the API meant. The backend didn't get the
+    /// request.
+    UnknownModel,
     /// The agent is at one of its limits. The backend didn't get the request.
     Overloaded,
     /// The backend had no turn for the request for as long as that could wait, and didn't get it. Sent only to those who say how long
@@ -310,6 +326,7 @@ impl FaultCode {
             Self::Asleep
             | Self::BackendUnavailable
             | Self::UnknownProvider
+            | Self::UnknownModel
             | Self::Overloaded
             | Self::Busy
             | Self::ShuttingDown

@@ -143,6 +143,8 @@ pub fn request() -> RequestHead {
         traceparent: None,
         hold_ms: None,
         turn_within_ms: None,
+        model: None,
+        preset: None,
         body_bytes: 0,
     }
 }

@@ -33,6 +33,7 @@ use Cell::{Age, Moment, Text, Value};
 /// The models, with the time since each one's status changed.
 pub const LLMS: Columns = &[
     ("LLM", Value("/name")),
+    ("PRESET OF", Value("/preset/model")),
     ("PROVIDER", Value("/provider")),
     ("STATUS", Value("/status")),
     ("SINCE", Age("since_ms")),
@@ -100,6 +101,7 @@ pub const KEYS: Columns = &[
     ("RATE/MIN", Value("/rate")),
     ("AT ONCE", Value("/concurrency")),
     ("WAKES/H", Value("/wakes_per_hour")),
+    ("PRIORITY", Value("/priority")),
     ("PROGRESS", Value("/progress")),
     ("LAST USED HERE", Moment("last_used_ms")),
 ];
@@ -306,8 +308,8 @@ mod tests {
             json!({"name": "gpu-box/llama3:70b", "provider": "ollama", "status": "waking", "since_ms": NOW_MS - 1_500,
                 "wakes": {"requested": 12}, "last_wake": {"took_ms": 61_000, "failure": {"reason": "exit code \
                  1\nsecond"}}}),
-            json!({"name": "lab/phi", "provider": "x", "status": "active", "since_ms": NOW_MS, "wakes": {"requested": 0},
-                "last_wake": null}),
+            json!({"name": "lab/bot", "provider": "x", "preset": {"model": "phi", "hash": "0123456789ab"}, "status": "active",
+                "since_ms": NOW_MS, "wakes": {"requested": 0}, "last_wake": null}),
         ];
         insta::assert_snapshot!(shown(LLMS, &rows));
     }
@@ -391,7 +393,7 @@ mod tests {
     fn keys_are_listed_with_scopes_and_limits() {
         let rows = [
             json!({"id": "k7mq2v9x4a1b", "name": "the laptop\n", "status": "issued", "scopes": ["query", "infer:*"],
-                "expires_at_ms": NOW_MS, "rate": 600, "concurrency": 8, "wakes_per_hour": 0, "progress": "delta", "last_used_ms": NOW_MS}),
+                "expires_at_ms": NOW_MS, "rate": 600, "concurrency": 8, "wakes_per_hour": 0, "priority": "high", "progress": "delta", "last_used_ms": NOW_MS}),
             json!({"id": "zz00zz00zz00", "name": null, "status": "unreadable", "scopes": [], "last_used_ms": null}),
         ];
         insta::assert_snapshot!(shown(KEYS, &rows));

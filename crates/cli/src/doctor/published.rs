@@ -48,6 +48,7 @@ pub fn agent(row: &Row, findings: &mut Findings) {
 pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
     let (id, agent) = (field(row, "id"), field(row, "agent"));
     let check = format!("provider {}", printable(id));
+    overruled(row, &check, findings);
     if field(row, "status") == "down" {
         let found = format!(
             "down for {}: its backend is unavailable, and it has no [provider.wake]",
@@ -83,6 +84,22 @@ pub fn provider(row: &Row, now: Timestamp, findings: &mut Findings) {
             found,
             format!("check the backend's log on the machine of {agent}"),
         );
+    }
+}
+
+/// Adds a warning for each name that means something else at another provider, to which all requests for it go.
+fn overruled(row: &Row, check: &str, findings: &mut Findings) {
+    for name in row["overruled"].as_array().into_iter().flatten() {
+        let (model, at) = (printable(field(name, "name")), printable(field(name, "at")));
+        let (is, means) = (printable(field(name, "is")), printable(field(name, "means")));
+        let another = if is == means { "another" } else { "a" };
+        let remedy = format!(
+            "rename one of them, by `as` of a model or `name` of a preset; `{}/{model}` reaches this one",
+            printable(field(row, "agent"))
+        );
+        let found =
+            format!("its {is} `{model}` gets no requests by that name: at {at} it is {another} {means}");
+        findings.warning(check, found, remedy);
     }
 }
 
@@ -263,6 +280,25 @@ mod tests {
                 Some(expected)
             );
         }
+    }
+
+    #[test]
+    fn a_name_that_means_something_else_elsewhere_is_a_warning_with_where_and_what_to_rename() {
+        let mut findings = Findings::default();
+        let name = |is: &str| json!({"name": "bot", "is": is, "means": "preset", "at": "lab/vllm"});
+        let row = json!({"id": "pc/ollama", "agent": "pc", "status": "active", "overruled": [name("model"), name("preset")],
+            "failures": {"count": 0}});
+        provider(&row, Timestamp::now(), &mut findings);
+        let found: Vec<_> = findings.0.iter().map(|finding| finding.found.as_str()).collect();
+        assert_eq!(
+            found,
+            [
+                "its model `bot` gets no requests by that name: at lab/vllm it is a preset",
+                "its preset `bot` gets no requests by that name: at lab/vllm it is another preset"
+            ]
+        );
+        let remedy = findings.0[0].remedy.as_deref().expect("a remedy");
+        assert!(remedy.contains("`pc/bot` reaches this one"), "{remedy}");
     }
 
     #[test]

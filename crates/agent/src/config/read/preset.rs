@@ -2,16 +2,17 @@
 
 use super::table::{Table, Value};
 use crate::config::{
-    ConfigError, ModelConfig, Parameters, Preset, ProviderConfig, Secret, preset::is_same_name, regular_file,
-    suggest::nearest,
+    ConfigError, ModelConfig, Parameters, Preset, ProviderConfig, Secret, parameter_names::mean_the_same,
+    preset::is_same_name, regular_file, suggest::nearest,
 };
 use reveille_domain::{MAX_MODELS, ModelName, ProviderName};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 
 /// The most presets of one agent.
 pub(super) const MAX_PRESETS: usize = 64;
 /// The longest system prompt, in bytes.
 const MAX_SYSTEM_BYTES: usize = 64 * 1024;
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// The most parameters of a kind.
 const MAX_PARAMETERS: usize = 64;
 
@@ -38,11 +39,14 @@ const OF_THE_REQUEST: [&str; 15] = [
 /// Where the system prompt goes.
 const OF_THE_SYSTEM: [&str; 2] = ["system", "instructions"];
 /// Other APIs' names for parameters, and those under which a preset has them.
-const OTHER_NAMES: [(&str, &str); 5] = [
+const OTHER_NAMES: [(&str, &str); 8] = [
     ("max_completion_tokens", "max_tokens"),
+    ("max_new_tokens", "max_tokens"),
     ("max_output_tokens", "max_tokens"),
+    ("max_tokens_to_sample", "max_tokens"),
     ("n_predict", "max_tokens"),
     ("num_predict", "max_tokens"),
+    ("stop_sequence", "stop"),
     ("stop_sequences", "stop"),
 ];
 
@@ -214,18 +218,32 @@ fn system_file(value: &Value<'_>) -> Result<String, ConfigError> {
             file.display()
         )));
     }
-    String::from_utf8(bytes).map_err(|_| value.error(format!("{} isn't UTF-8", file.display())))
+    let text =
+        String::from_utf8(bytes).map_err(|_| value.error(format!("{} isn't UTF-8", file.display())))?;
+    // Editors of Windows write it. The config file itself may begin with one too.
+    Ok(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text).to_owned())
 }
 
 /// `parameters` or `pinned`; `others` has the names that the other one has.
 fn parameters(table: &mut Table<'_>, key: &'static str, others: &Parameters) -> Parameters {
+    let before = RefCell::new(Vec::<String>::new());
     let read = table.entries(key, MAX_PARAMETERS, |name, value| {
         if let Some(why) = refused(name) {
             return Err(value.error(why));
         }
-        if others.contains_key(name) {
-            return Err(value.error("is in `parameters` too: only one of them can hold"));
+        if let Some(other) = others.keys().find(|other| mean_the_same(other, name)) {
+            let why = match other == name {
+                true => "is in `parameters` too: only one of them can hold".to_owned(),
+                false => format!("is `{other}` of `parameters` to some backends: only one of them can hold"),
+            };
+            return Err(value.error(why));
         }
+        if let Some(other) = before.borrow().iter().find(|other| mean_the_same(other, name)) {
+            return Err(value.error(format!(
+                "is `{other}` to some backends: only one of them can hold"
+            )));
+        }
+        before.borrow_mut().push(name.to_owned());
         Ok((name.to_owned(), value.clone().json()))
     });
     read.into_iter()

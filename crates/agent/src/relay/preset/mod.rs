@@ -4,144 +4,24 @@
 //! A field that it touches is refused when it is there twice, or once in another case: backends differ in which of them they take,
 //! so the request's could win over a pinned one.
 
-use crate::config::{Parameters, Preset, Secret};
-use bytes::{Bytes, BytesMut};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::{Value, json, value::RawValue};
-use std::{fmt, ops::Range};
-
+mod evading;
+mod object;
+mod parameters;
+mod surface;
 #[cfg(test)]
 mod tests;
 
+use crate::config::{Preset, Secret};
+use bytes::{Bytes, BytesMut};
+pub(super) use object::Conflict;
+use object::{Object, first_of};
+use parameters::Wanted;
+use serde_json::Value;
+use std::{collections::BTreeSet, ops::Range};
+use surface::{OPTIONS, Spot, Surface, SystemPlace};
+
 /// Between the preset's system prompt and the request's own.
 const BETWEEN: &str = "\n\n";
-/// Where Ollama has most parameters.
-const OPTIONS: &str = "options";
-
-/// Why a preset can't be put into a request: a sentence for its caller, without any of its content.
-pub(super) type Conflict = String;
-
-/// Where a kind of request has the system prompt.
-#[derive(Debug, Clone, Copy)]
-enum SystemPlace {
-    /// In the first of its `messages`.
-    FirstMessage,
-    /// In a field that is a text.
-    Text(&'static str),
-    /// In a field that is a text or a list of blocks.
-    TextOrBlocks(&'static str),
-}
-
-/// Which API names the parameters of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Api {
-    Chat,
-    Responses,
-    Messages,
-    Ollama,
-    /// It takes none.
-    None,
-}
-
-/// A kind of request with a place for a preset.
-#[derive(Debug, Clone, Copy)]
-struct Surface {
-    system: SystemPlace,
-    api: Api,
-    /// Fields by which a request could do without the system prompt.
-    evading: &'static [&'static str],
-}
-
-/// Where one parameter of a preset goes.
-#[derive(Debug, Clone)]
-struct Place {
-    /// Its name, and others by which backends take the same.
-    names: Vec<String>,
-    /// Whether it is one of Ollama's options.
-    is_option: bool,
-}
-
-/// Parameters that every API has by the same name.
-const EVERYWHERE: [&str; 3] = ["temperature", "top_k", "top_p"];
-/// Those that Ollama has among its options.
-const OPTION_NAMES: [&str; 16] = [
-    "frequency_penalty",
-    "main_gpu",
-    "min_p",
-    "num_batch",
-    "num_ctx",
-    "num_gpu",
-    "num_keep",
-    "num_thread",
-    "presence_penalty",
-    "repeat_last_n",
-    "repeat_penalty",
-    "seed",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
-];
-/// Those that it has beside them.
-const OLLAMAS_OWN: [&str; 3] = ["format", "keep_alive", "think"];
-
-impl Surface {
-    fn of_path(path: &str) -> Option<Self> {
-        use SystemPlace::{FirstMessage, Text, TextOrBlocks};
-        let (system, api, evading): (_, _, &'static [&'static str]) = match path {
-            "/v1/chat/completions" | "/apply-template" => (FirstMessage, Api::Chat, &["chat_template"]),
-            "/v1/responses" => (Text("instructions"), Api::Responses, &[]),
-            "/v1/messages" => (TextOrBlocks("system"), Api::Messages, &[]),
-            "/v1/messages/count_tokens" => (TextOrBlocks("system"), Api::None, &[]),
-            "/api/chat" => (FirstMessage, Api::Ollama, &[]),
-            "/api/generate" => (Text("system"), Api::Ollama, &["raw", "template"]),
-            _ => return None,
-        };
-        Some(Self { system, api, evading })
-    }
-}
-
-impl SystemPlace {
-    const fn field(self) -> &'static str {
-        match self {
-            Self::FirstMessage => "messages",
-            Self::Text(field) | Self::TextOrBlocks(field) => field,
-        }
-    }
-}
-
-impl Api {
-    /// Where it has a parameter of a preset; `None` where it has no such thing.
-    fn place(self, parameter: &str) -> Option<Place> {
-        let place = |names: &[&str], is_option| {
-            Some(Place {
-                names: names.iter().map(|&name| name.to_owned()).collect(),
-                is_option,
-            })
-        };
-        match (self, parameter) {
-            (Self::Chat, "max_tokens") => place(&["max_tokens", "max_completion_tokens", "n_predict"], false),
-            (Self::Responses, "max_tokens") => place(&["max_output_tokens"], false),
-            (Self::Messages, "max_tokens") => place(&["max_tokens"], false),
-            (Self::Messages, "stop") => place(&["stop_sequences"], false),
-            (Self::Ollama, "max_tokens") => place(&["num_predict"], true),
-            (Self::Ollama, "stop") => place(&["stop"], true),
-            (Self::Ollama, name) if OPTION_NAMES.contains(&name) => place(&[name], true),
-            (Self::Ollama, name) if OLLAMAS_OWN.contains(&name) => place(&[name], false),
-            (Self::Responses | Self::Messages, name) if EVERYWHERE.contains(&name) => place(&[name], false),
-            (Self::Chat, name) => place(&[name], false),
-            (Self::Responses | Self::Messages | Self::Ollama | Self::None, _) => None,
-        }
-    }
-
-    /// A parameter's value as this API has it.
-    fn value(self, parameter: &str, value: &Value) -> Value {
-        match (self, parameter, value) {
-            (Self::Messages | Self::Ollama, "stop", Value::String(_)) => json!([value]),
-            _ => value.clone(),
-        }
-    }
-}
 
 /// The body of a request for `path` with the preset in it.
 ///
@@ -165,58 +45,76 @@ struct Edits<'a> {
     edits: Vec<(Range<usize>, String)>,
 }
 
-/// A parameter of a preset as a request is to have it.
-struct Wanted {
-    place: Place,
-    value: String,
-    is_pinned: bool,
+/// A request, as far as a preset has to do with it.
+struct Request<'a> {
+    top: Object<'a>,
+    /// The objects in it that may have parameters.
+    inner: Vec<(&'static str, Object<'a>)>,
+}
+
+impl<'a> Request<'a> {
+    /// Reads what a preset has to do with.
+    fn read(
+        text: &'a str,
+        preset: &Preset,
+        surface: Surface,
+        wanted: &[Wanted<'_>],
+    ) -> Result<Self, Conflict> {
+        let spots: Vec<_> = wanted.iter().flat_map(Wanted::spots).collect();
+        let mut inside: BTreeSet<_> = spots.iter().filter_map(|spot| spot.object).collect();
+        let mut names = names_in(&spots, None);
+        if preset.system.is_some() {
+            names.extend(surface.own_fields());
+            names.extend(evading::names());
+            inside.insert(OPTIONS);
+        }
+        names.extend(inside.iter().copied().collect::<Vec<_>>());
+        let top = Object::read(text, &Vec::from_iter(names))?;
+        let mut inner = Vec::new();
+        for name in inside {
+            let Some(own) = top.get(name).filter(|own| own.starts_with('{')) else {
+                continue;
+            };
+            let mut names = names_in(&spots, Some(name));
+            if name == OPTIONS && preset.system.is_some() {
+                names.extend(evading::names());
+            }
+            inner.push((name, Object::read(own, &Vec::from_iter(names))?));
+        }
+        Ok(Self { top, inner })
+    }
+
+    fn inner(&self, name: &str) -> Option<&Object<'a>> {
+        let found = self.inner.iter().find(|(inner, _)| *inner == name);
+        found.map(|(_, object)| object)
+    }
+
+    fn has(&self, spot: Spot<'_>) -> bool {
+        let object = match spot.object {
+            None => Some(&self.top),
+            Some(name) => self.inner(name),
+        };
+        object.is_some_and(|object| object.has(spot.name))
+    }
 }
 
 impl<'a> Edits<'a> {
     fn preset(&mut self, preset: &Preset, surface: Surface) -> Result<(), Conflict> {
-        let wanted = |parameters: &Parameters, is_pinned| {
-            let places = parameters.iter().filter_map(|(name, value)| {
-                Some(Wanted {
-                    place: surface.api.place(name)?,
-                    value: surface.api.value(name, value).to_string(),
-                    is_pinned,
-                })
-            });
-            places.collect::<Vec<_>>()
-        };
-        let mut wanted_all = wanted(&preset.parameters, false);
-        wanted_all.extend(wanted(&preset.pinned, true));
-        let (options, wanted): (Vec<_>, Vec<_>) =
-            wanted_all.into_iter().partition(|wanted| wanted.place.is_option);
-
-        let system = preset.system.as_ref().map(Secret::reveal);
-        let mut names: Vec<&str> = wanted.iter().flat_map(Wanted::names).collect();
-        if system.is_some() {
-            names.push(surface.system.field());
-            names.extend(surface.evading);
-        }
-        if !options.is_empty() {
-            names.push(OPTIONS);
-        }
-        let object = Object::read(self.text, &names)?;
+        let wanted = Wanted::all(preset, surface.api);
+        let request = Request::read(self.text, preset, surface, &wanted)?;
         let mut added = Vec::new();
-        if let Some(system) = system {
-            let is_set = |name: &&&str| {
-                let value = object.get(name);
-                value.is_some_and(|value| !matches!(value, "false" | "\"\""))
+        if let Some(system) = preset.system.as_ref().map(Secret::reveal) {
+            let own = surface.own_fields();
+            let is_replaced = |field: &str| {
+                let mut pinned = wanted.iter().filter(|wanted| wanted.is_pinned);
+                pinned.any(|wanted| wanted.spots().any(|spot| spot.name == field))
             };
-            if let Some(evading) = surface.evading.iter().find(is_set) {
-                return Err(format!(
-                    "`{evading}` leaves no place for the preset's system prompt"
-                ));
-            }
-            added.extend(self.system(system, surface.system, &object)?);
+            let objects: Vec<_> = [&request.top].into_iter().chain(request.inner(OPTIONS)).collect();
+            evading::check(&objects, |field| own.contains(&field) || is_replaced(field))?;
+            added.extend(self.system(system, surface, &request.top)?);
         }
-        added.extend(self.parameters(&object, &wanted));
-        if !options.is_empty() {
-            added.extend(self.options(&object, &options)?);
-        }
-        self.add(&object, &added);
+        added.extend(self.parameters(&request, &wanted)?);
+        self.add(&request.top, &added);
         Ok(())
     }
 
@@ -224,14 +122,27 @@ impl<'a> Edits<'a> {
     fn system(
         &mut self,
         system: &str,
-        place: SystemPlace,
+        surface: Surface,
         object: &Object<'a>,
     ) -> Result<Option<String>, Conflict> {
+        let place = surface.system;
         let field = place.field();
+        if let Some(prompt) = surface.prompt
+            && object.get(prompt).is_some_and(|prompt| !prompt.starts_with('"'))
+        {
+            return Err(format!(
+                "`{prompt}` must be a text, since a preset's system prompt comes before it"
+            ));
+        }
         let own = object.get(field);
         match place {
             SystemPlace::FirstMessage => {
                 if let Some(messages) = own {
+                    if !messages.starts_with('[') {
+                        return Err(format!(
+                            "`{field}` must be an array, since the preset's comes first in it"
+                        ));
+                    }
                     self.first_message(system, messages)?;
                 }
                 Ok(None)
@@ -282,40 +193,43 @@ impl<'a> Edits<'a> {
     }
 
     /// Sets the parameters. Returns the fields that are to be added for them.
-    fn parameters(&mut self, object: &Object<'a>, wanted: &[Wanted]) -> Vec<String> {
+    fn parameters(&mut self, request: &Request<'a>, wanted: &[Wanted<'_>]) -> Result<Vec<String>, Conflict> {
+        let set: Vec<_> = wanted
+            .iter()
+            .flat_map(|wanted| wanted.set(|spot| request.has(spot)))
+            .collect();
+        let is_at_top = |name: &str| {
+            set.iter()
+                .any(|(spot, _)| spot.object.is_none() && spot.name == name)
+        };
         let mut added = Vec::new();
-        for wanted in wanted {
-            let there: Vec<_> = wanted.names().filter(|name| object.has(name)).collect();
-            match there.as_slice() {
-                [] => added.extend(self.set(object, &wanted.place.names[0], &wanted.value)),
-                there if wanted.is_pinned => {
-                    for name in there {
-                        self.set(object, name, &wanted.value);
-                    }
+        for (spot, value) in set.iter().filter(|(spot, _)| spot.object.is_none()) {
+            added.extend(self.set(&request.top, spot.name, value));
+        }
+        // An object that is replaced as a whole has nothing of its own.
+        let inside: BTreeSet<_> = set.iter().filter_map(|(spot, _)| spot.object).collect();
+        for object in inside.into_iter().filter(|object| !is_at_top(object)) {
+            let fields = set.iter().filter(|(spot, _)| spot.object == Some(object));
+            match request.inner(object) {
+                Some(own) => {
+                    let fields: Vec<_> = fields
+                        .filter_map(|(spot, value)| self.set(own, spot.name, value))
+                        .collect();
+                    self.add(own, &fields);
                 }
-                _ => {}
+                None if request.top.has(object) => {
+                    return Err(format!(
+                        "`{object}` must be an object, since the preset sets some"
+                    ));
+                }
+                None => {
+                    let fields: Vec<_> = fields.map(|(spot, value)| field(spot.name, value)).collect();
+                    let whole = format!("{{{}}}", fields.join(","));
+                    added.extend(self.set(&request.top, object, &whole));
+                }
             }
         }
-        added
-    }
-
-    /// Sets Ollama's options. Returns the field that is to be added for them.
-    fn options(&mut self, object: &Object<'a>, wanted: &[Wanted]) -> Result<Option<String>, Conflict> {
-        let names: Vec<_> = wanted.iter().flat_map(Wanted::names).collect();
-        let Some(own) = object.get(OPTIONS) else {
-            let all: Vec<_> = wanted
-                .iter()
-                .map(|wanted| format!("{}:{}", quoted(&wanted.place.names[0]), wanted.value))
-                .collect();
-            return Ok(self.set(object, OPTIONS, &format!("{{{}}}", all.join(","))));
-        };
-        if !own.starts_with('{') {
-            return Err("`options` must be an object, since the preset sets some".to_owned());
-        }
-        let options = Object::read(own, &names)?;
-        let added = self.parameters(&options, wanted);
-        self.add(&options, &added);
-        Ok(None)
+        Ok(added)
     }
 
     /// Replaces a field's value, or returns the field for being added.
@@ -326,7 +240,7 @@ impl<'a> Edits<'a> {
                 self.edits.push((place, value.to_owned()));
                 None
             }
-            None => Some(format!("{}:{value}", quoted(name))),
+            None => Some(field(name, value)),
         }
     }
 
@@ -377,10 +291,10 @@ impl<'a> Edits<'a> {
     }
 }
 
-impl Wanted {
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.place.names.iter().map(String::as_str)
-    }
+/// The names that parameters have in an object of the request, or beside these.
+fn names_in<'p>(spots: &[Spot<'p>], object: Option<&str>) -> BTreeSet<&'p str> {
+    let within = spots.iter().filter(|spot| spot.object == object);
+    within.map(|spot| spot.name).collect()
 }
 
 /// A text as JSON has it.
@@ -393,104 +307,7 @@ fn text_block(text: &str) -> String {
     format!(r#"{{"type":"text","text":{}}}"#, quoted(text))
 }
 
-/// The first item of an array.
-fn first_of(array: &str) -> Option<&str> {
-    let items = array.strip_prefix('[')?;
-    let mut values = serde_json::Deserializer::from_str(items).into_iter::<&RawValue>();
-    values.next()?.ok().map(RawValue::get)
-}
-
-/// An object, as far as it is of interest.
-struct Object<'a> {
-    text: &'a str,
-    is_empty: bool,
-    found: Vec<(String, &'a str)>,
-}
-
-impl<'a> Object<'a> {
-    /// Reads an object and finds the fields with these names.
-    ///
-    /// # Errors
-    /// When it isn't one, or one of them is there twice, or in another case.
-    fn read(text: &'a str, names: &[&str]) -> Result<Self, Conflict> {
-        let mut parser = serde_json::Deserializer::from_str(text);
-        let read = Fields(names).deserialize(&mut parser);
-        let read = read.and_then(|read| parser.end().map(|()| read));
-        // The parser's own words may have a part of the text.
-        let (found, is_empty) = read.map_err(|_| "it is not a JSON object".to_owned())?;
-        for name in names {
-            let mut same = found.iter().filter(|(key, _)| is_alike(key, name));
-            match (same.next(), same.next()) {
-                (Some(_), Some(_)) => return Err(format!("`{name}` is given twice")),
-                (Some((key, _)), None) if key != name => {
-                    return Err(format!(
-                        "a field is `{name}` but for its case, and some backends read it so: write `{name}`"
-                    ));
-                }
-                _ => {}
-            }
-        }
-        let at = text.find('{').unwrap_or_default();
-        Ok(Self {
-            text: &text[at..],
-            is_empty,
-            found,
-        })
-    }
-
-    /// A field's value, whatever it is.
-    fn raw(&self, name: &str) -> Option<&'a str> {
-        let found = self.found.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| *value)
-    }
-
-    /// A field's value, unless it is `null`.
-    fn get(&self, name: &str) -> Option<&'a str> {
-        self.raw(name).filter(|value| *value != "null")
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
-    }
-}
-
-/// Whether some backends read one key as the other: those in Go, whatever their case.
-fn is_alike(one: &str, other: &str) -> bool {
-    // Both ways, for the Kelvin sign and the long s.
-    fn folded(text: &str) -> impl Iterator<Item = char> {
-        text.chars()
-            .flat_map(char::to_lowercase)
-            .flat_map(char::to_uppercase)
-    }
-    folded(one).eq(folded(other))
-}
-
-/// Reads the fields that are alike one of these names, and whether there is none at all.
-struct Fields<'n>(&'n [&'n str]);
-
-impl<'de> DeserializeSeed<'de> for Fields<'_> {
-    type Value = (Vec<(String, &'de str)>, bool);
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Fields<'_> {
-    type Value = (Vec<(String, &'de str)>, bool);
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut found, mut is_empty) = (Vec::new(), true);
-        while let Some(key) = map.next_key::<String>()? {
-            is_empty = false;
-            if self.0.iter().any(|name| is_alike(&key, name)) {
-                let value: &RawValue = map.next_value()?;
-                found.push((key, value.get()));
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok((found, is_empty))
-    }
+/// A field as an object has it.
+fn field(name: &str, value: &str) -> String {
+    format!("{}:{value}", quoted(name))
 }

@@ -79,7 +79,7 @@ fn of_fault(provider: &ProviderId, code: FaultCode, message: &str) -> ErrorRespo
             let what = " had no turn for the request within its own wait";
             say(StatusCode::GATEWAY_TIMEOUT, "queue_timeout", what).retry_in(RETRY_SOON_SECONDS)
         }
-        FaultCode::ShuttingDown | FaultCode::UnknownProvider => {
+        FaultCode::ShuttingDown | FaultCode::UnknownProvider | FaultCode::UnknownModel => {
             let code = "agent_unreachable";
             say(StatusCode::SERVICE_UNAVAILABLE, code, " is unavailable").retry_in(RETRY_SOON_SECONDS)
         }

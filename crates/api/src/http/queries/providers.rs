@@ -10,7 +10,7 @@ use crate::{
     },
     inference::{FailedRequests, InferenceError},
     keys::Caller,
-    registry::ProviderSnapshot,
+    registry::{Overruled, ProviderSnapshot},
 };
 use axum::{
     Extension, Json,
@@ -40,6 +40,8 @@ pub(in crate::http) struct ProviderRow {
     /// Why it is inactive.
     reason: Option<InactiveReason>,
     models: Vec<ModelName>,
+    /// Those of them by whose names it gets no requests, because they mean something else at another provider.
+    overruled: Vec<Overruled>,
     /// How it is woken, without the recipe's content.
     recipe: Option<WakeSpec>,
     can_sleep: bool,
@@ -150,6 +152,7 @@ impl ProviderRow {
             since_ms: provider.status.since(),
             reason,
             models: provider.spec.models().to_vec(),
+            overruled: state.registry.overruled(snapshot),
             recipe: provider.spec.wake().copied(),
             can_sleep: provider.spec.can_sleep(),
             weight: provider.spec.balancing().weight(),

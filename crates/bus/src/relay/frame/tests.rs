@@ -56,6 +56,8 @@ fn what_heads_and_faults_say_stays_as_it_is() {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         hold_ms: None,
         turn_within_ms: None,
+        model: None,
+        preset: None,
         body_bytes: 12,
     };
     let response = ResponseHead {
@@ -106,6 +108,7 @@ fn a_fault_code_is_written_as_it_is_named() {
         Busy,
         Cancelled,
         UnknownProvider,
+        UnknownModel,
         Overloaded,
         ShuttingDown,
         BadFrame,
