@@ -2,7 +2,7 @@
 //! refused, on every path: backends take fields of one API on the paths of another, and leave alone what they don't know.
 
 use super::object::{Conflict, Object, names_of};
-use Harmless::{Boolean, Empty, Never, Switch, Value};
+use Harmless::{AtLeast, Boolean, Empty, Never, Switch, Value};
 
 /// The values of a field that do nothing to the system prompt, beside `null`.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,8 @@ enum Harmless {
     Boolean,
     /// This one.
     Value(&'static str),
+    /// So much or more.
+    AtLeast(u32),
 }
 
 /// Each field, and who reads it so.
@@ -53,7 +55,7 @@ const FIELDS: [(&str, Harmless, &str); 30] = [
     ("truncate",                 Boolean,                 "TGI: so many tokens are left"),
     ("max_context_length",       Never,                   "KoboldCpp"),
     ("transforms",               Empty,                   "OpenRouter"),
-    ("num_ctx",                  Never,                   "Ollama: the context, which the prompt is cut to"),
+    ("num_ctx",                  AtLeast(4096),           "Ollama: the context, which the prompt is cut to; its default, and many clients send one"),
 ];
 
 /// What templates are given by name.
@@ -131,6 +133,7 @@ impl Harmless {
             Switch => value == "false",
             Boolean => matches!(value, "true" | "false"),
             Value(harmless) => value == harmless,
+            AtLeast(least) => value.parse().is_ok_and(|value: f64| value >= f64::from(least)),
         }
     }
 }

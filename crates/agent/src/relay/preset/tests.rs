@@ -377,7 +377,8 @@ fn no_path_takes_a_field_that_could_leave_out_or_cut_the_system_prompt() {
                 "chat_template_kwargs" => json!({ "messages": [{ "role": "user", "content": "hi" }] }),
                 "raw" => json!(true),
                 "truncation" => json!("auto"),
-                "truncate_prompt_tokens" | "truncate" | "num_ctx" => json!(1),
+                "truncate_prompt_tokens" | "truncate" => json!(1),
+                "num_ctx" => json!(4095),
                 _ => json!("hi"),
             };
             for body in [json!({ field: value }), json!({ "options": { field: value } })] {
@@ -412,7 +413,10 @@ fn what_changes_nothing_about_the_system_prompt_passes() {
             CHAT,
             r#""chat_template_kwargs":{"enable_thinking":false,"reasoning_effort":"low"},"transforms":[]"#,
         ),
-        (OLLAMA_CHAT, r#""options":{"num_predict":9},"truncate":false"#),
+        (
+            OLLAMA_CHAT,
+            r#""options":{"num_ctx":4096,"num_predict":9},"truncate":false"#,
+        ),
         (MESSAGES, r#""context_management":{}"#),
     ] {
         let put = put_into(&preset, path, &format!("{{{fields}}}"));
