@@ -15,9 +15,11 @@ pub trait Line: Debug + Default {
     type Flow: Clone + Debug;
 
     /// How many wait.
+    #[must_use]
     fn len(&self) -> usize;
 
     /// Whether nobody waits.
+    #[must_use]
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -32,6 +34,7 @@ pub trait Line: Debug + Default {
     fn remove(&mut self, flow: &Self::Flow, ticket: u64) -> bool;
 
     /// How many have their turn before this ticket, if nobody comes or leaves.
+    #[must_use]
     fn ahead_of(&self, flow: &Self::Flow, ticket: u64) -> usize;
 }
 

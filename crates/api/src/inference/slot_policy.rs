@@ -56,10 +56,11 @@ impl Found {
 ///
 /// 1. It joins the queues of all that are awake and work, and of one that is due for a trial if no other is better: a free slot is
 ///    taken at once.
-/// 2. None had one, so the best is woken of those that wake or sleep and are woken gladly; one at a time.
+/// 2. None had one, so the best of those that sleep or wake already is woken, one at a time; but none whose wake may fail, or ends another
+///    member.
 /// 3. If none is left to wake, it waits where it has joined.
-/// 4. If it hasn't joined any that is awake, it goes to the best that is left: a sleeping one whose wake may fail or ends another
-///    one, one that fails, one that is down.
+/// 4. If it hasn't joined any that is awake, it goes to the best that is left: one whose wake may fail or ends another, one that
+///    fails, one that is down.
 /// 5. If none is left, it ends.
 ///
 /// A caller that doesn't wait for wakes is answered where another one would begin to wait for a wake.

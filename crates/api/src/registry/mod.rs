@@ -300,9 +300,8 @@ impl Registry {
         if !self.is_ready() {
             self.inner.rows.loaded(sequence);
             let all = table.snapshots();
-            for observer in self.inner.observers.read().iter() {
-                observer.loaded(&all);
-            }
+            let observers = self.inner.observers.read();
+            observers.iter().for_each(|observer| observer.loaded(&all));
             let providers = all.len();
             info!(
                 journal.sequence = sequence,
@@ -332,9 +331,10 @@ impl Registry {
         self.take_key(entry);
         let mut table = self.inner.table.write();
         if ready && let Ok((AggregateId::Provider(id), AnyCommit::Provider(commit))) = &entry.commit {
-            for observer in self.inner.observers.read().iter() {
-                observer.folded(id, commit.state.registered());
-            }
+            let (observers, provider) = (self.inner.observers.read(), commit.state.registered());
+            observers
+                .iter()
+                .for_each(|observer| observer.folded(id, provider));
         }
         table.take(entry, ready);
         drop(table);
