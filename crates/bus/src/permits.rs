@@ -175,7 +175,8 @@ impl<K: Resource, L: Line> Permits<K, L> {
         inner.tickets
     }
 
-    /// Somebody of this flow that hasn't joined any queue yet. No other one with this ticket may wait.
+    /// Somebody of this flow that hasn't joined any queue yet. No other one with this ticket may wait; one that has had its permit may
+    /// come again with its ticket, and has its old place then.
     #[must_use]
     pub fn come(&self, ticket: u64, flow: L::Flow) -> Queued<K, L> {
         let (grant, granted) = oneshot::channel();
@@ -186,7 +187,8 @@ impl<K: Resource, L: Line> Permits<K, L> {
             grant,
             changed: changed.clone(),
         };
-        self.inner.lock().waiting.insert(ticket, waiting);
+        let other = self.inner.lock().waiting.insert(ticket, waiting);
+        debug_assert!(other.is_none(), "nobody waits with this ticket");
         Queued {
             permits: self.clone(),
             ticket,
@@ -248,9 +250,9 @@ impl<K: Resource, L: Line> Inner<K, L> {
                 key: key.clone(),
                 since: Instant::now(),
             };
-            // It arrives: whoever leaves takes itself out, under the lock, before it stops listening.
+            // It arrives: a waiter that leaves removes itself, under the lock, before it stops listening.
             let arrived = waiting.grant.send(permit);
-            debug_assert!(arrived.is_ok(), "who waits listens");
+            debug_assert!(arrived.is_ok(), "a waiter always listens");
         }
     }
 
@@ -358,18 +360,19 @@ impl<K: Resource, L: Line> Queued<K, L> {
 
     /// Waits for the first permit. Cancel-safe; never ready again once it was.
     pub async fn permit(&mut self) -> Permit<K, L> {
-        match (&mut self.granted).await {
-            Ok(permit) => permit,
-            // It was taken before.
-            Err(_) => pending().await,
+        if !self.granted.is_terminated()
+            && let Ok(permit) = (&mut self.granted).await
+        {
+            return permit;
         }
+        pending().await
     }
 
     /// The same, or `None` as soon as a resource has closed or is gone for which it waits. Cancel-safe.
     pub async fn permit_or_change(&mut self) -> Option<Permit<K, L>> {
         tokio::select! {
             biased;
-            Ok(permit) = &mut self.granted => Some(permit),
+            Ok(permit) = &mut self.granted, if !self.granted.is_terminated() => Some(permit),
             () = self.changed.notified() => None,
         }
     }
@@ -409,7 +412,11 @@ impl<K: Resource, L: Line> Queued<K, L> {
 impl<K: Resource, L: Line> Drop for Queued<K, L> {
     fn drop(&mut self) {
         let mut inner = self.permits.inner.lock();
-        if let Some(waiting) = inner.waiting.remove(&self.ticket) {
+        // Whoever had its permit may wait again by now.
+        let is_own = |waiting: &Waiting<K, L>| Arc::ptr_eq(&waiting.changed, &self.changed);
+        if inner.waiting.get(&self.ticket).is_some_and(is_own)
+            && let Some(waiting) = inner.waiting.remove(&self.ticket)
+        {
             for key in &waiting.at {
                 if let Some(queue) = inner.queues.get_mut(key) {
                     queue.line.remove(&waiting.flow, self.ticket);
@@ -574,6 +581,28 @@ mod tests {
         drop(fourth);
         drop(fifth.permit_now().expect("its turn"));
         drop(late);
+        assert!(fair.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_its_permit_back_at_once_comes_again_with_its_ticket_and_waits_where_it_was() {
+        let fair = offering(3, &["p"], 1);
+        let ticket = fair.ticket();
+        let mut first = fair.come(ticket, 'a');
+        first.join(&"p").expect("room");
+        let other = fair.joins('a', "p");
+        fair.offer(&"p", closed(1));
+        drop(first.permit_now().expect("a permit"));
+        assert!(first.permit_now().is_none());
+        let later = tokio::time::timeout(Duration::from_millis(1), first.permit_or_change());
+        assert!(later.await.is_err(), "it had its permit");
+        first = fair.come(ticket, 'a');
+        first.join(&"p").expect("room");
+        assert_eq!(first.joined(), ["p"]);
+        assert_eq!(other.view().position().expect("it waits").place, 2);
+        fair.offer(&"p", open(1));
+        let permit = first.permit_or_change().await.expect("it was first");
+        drop((permit, first, other));
         assert!(fair.is_empty());
     }
 

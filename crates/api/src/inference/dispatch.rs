@@ -232,7 +232,8 @@ impl Inference {
         }
     }
 
-    fn choose(&self, run: &Run<'_>) -> Result<Arc<ProviderSnapshot>, InferenceError> {
+    /// The member that a request begins with.
+    pub(super) fn choose(&self, run: &Run<'_>) -> Result<Arc<ProviderSnapshot>, InferenceError> {
         let request = run.request;
         let pool = self.allowed(request)?;
         self.members.forget_withdrawn(&self.registry);

@@ -43,6 +43,8 @@ pub(crate) use model_access::{Pools, pool_for, pools_for, sees_model};
 pub(crate) use options::{BadOption, COMMENTS_FOR, Options, Progress, WakeMode};
 pub(crate) use peek::{AskedModel, BadBody, MAX_DEPTH, check_case, checked_model, peek};
 pub(crate) use phase::{CurrentPhase, Phase};
+#[cfg(test)]
+pub(crate) use queue::flow;
 pub(crate) use queue::{QueuePosition, QueueView};
 #[cfg(test)]
 pub(crate) use relay::Reserved;

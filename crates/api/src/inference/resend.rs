@@ -1,6 +1,6 @@
 //! Where a request goes that has to be sent again.
 
-use super::{Inference, Phase, choice::Reach, dispatch::Run, retry_policy::Target};
+use super::{Inference, InferenceError, Phase, choice::Reach, dispatch::Run, retry_policy::Target};
 use crate::registry::{Kind, ProviderSnapshot};
 use reveille_domain::{ProviderId, ReportId, provider::StatusName};
 use std::{sync::Arc, time::Duration};
@@ -30,6 +30,15 @@ impl Inference {
         };
         pool.retain(|snapshot| is_of_its_kind(snapshot));
         run.request.at_its_path(pool)
+    }
+
+    /// What a request gets once nobody has what it asks for.
+    pub(super) fn no_longer_served(&self, run: &Run<'_>) -> InferenceError {
+        let unknown = || InferenceError::UnknownModel {
+            model: run.request.model.clone(),
+            nearest: vec![],
+        };
+        self.choose(run).err().unwrap_or_else(unknown)
     }
 
     /// Whether a provider is still one of them.

@@ -9,7 +9,7 @@ use super::{
     choice::Tier,
     dispatch::Run,
     leeway::Leeway,
-    options::{QUEUE_WAIT, WAIT},
+    options::{QUEUE_WAIT, WAIT, WakeMode},
     queue::{NotQueued, Queueing, Slot, flow},
     slot_policy::{Found, InQueue, Step, next_step},
 };
@@ -23,11 +23,14 @@ use futures::{
 };
 use reveille_domain::{ProviderId, Status, WakeId, provider::StatusName};
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::Span;
 
 /// How often a request that waits looks for members of its pool that are new, or that somebody else has woken.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a slot waits for the word of the wake that brought it.
+const WAKE_TOLD_WITHIN: Duration = Duration::from_millis(100);
 
 /// One request's search for a slot.
 struct Search<'a, 'r> {
@@ -40,6 +43,8 @@ struct Search<'a, 'r> {
     full: Vec<ProviderId>,
     /// Why the first member that it asked couldn't take it.
     refusal: Option<InferenceError>,
+    /// Whether it has too little time left for wakes.
+    is_late: bool,
     /// How long it has waited for a slot, wakes apart.
     waited: Duration,
     woken_by: Option<WakeId>,
@@ -78,11 +83,15 @@ impl Inference {
             queueing: self.come(run),
             full: vec![],
             refusal: None,
+            is_late: false,
             waited: Duration::ZERO,
             woken_by: None,
         };
         let slot = loop {
             let slot = self.search(&mut search).await?;
+            if !self.registry.is_ready() && timeout_at(run.until, self.registry.ready()).await.is_err() {
+                return Err(self.gone(slot.key().clone()));
+            }
             // It may have fallen asleep, or gone, just now.
             if let Some(current) = self.registry.get(slot.key()).filter(|current| is_awake(current)) {
                 *chosen = current;
@@ -153,6 +162,10 @@ impl Inference {
                         search.leeway.wake_failed.push(member);
                         return Err(error);
                     }
+                    // It is awake, but this replica doesn't get to see it.
+                    if Instant::now() >= run.until {
+                        return Err(InferenceError::Asleep { provider: member });
+                    }
                 }
                 Step::Wait => match self.wait(search, waking.as_mut()).await? {
                     Event::Change => search.full.clear(),
@@ -178,6 +191,8 @@ impl Inference {
             return Step::Wait;
         }
         let (run, leeway) = (search.run, &*search.leeway);
+        let waits_for_wakes = run.request.options.wake == WakeMode::Block;
+        let is_late = search.is_late || waits_for_wakes && Instant::now() >= run.until && !joined.is_empty();
         let tiers = self
             .members
             .tiers(&self.pool_now(run), leeway.reach, &leeway.tried, &joined);
@@ -187,7 +202,7 @@ impl Inference {
                 provider if search.full.contains(provider) => InQueue::Full,
                 _ => InQueue::No,
             },
-            wake_failed: leeway.wake_failed.contains(&provider),
+            can_wake: !is_late && !leeway.wake_failed.contains(&provider),
             tier,
             provider,
         });
@@ -233,6 +248,9 @@ impl Inference {
             .slot_wait(&run.request.options)
             .filter(|_| !is_waking);
         let by = most.map_or(run.until, |most| run.until.min(begun + most));
+        let look_again = begun + LOOK_AGAIN;
+        // A wake ends by itself in time.
+        let look_by = if is_waking { look_again } else { by.min(look_again) };
         let view = search.queueing.view();
         let at = search.waits_at();
         if !is_waking {
@@ -243,7 +261,7 @@ impl Inference {
             biased;
             slot = search.queueing.permit_or_change() => slot.map_or(Event::Change, Event::Slot),
             Some(outcome) = woken => Event::Woken(outcome),
-            () = sleep_until(by.min(begun + LOOK_AGAIN)) => Event::Change,
+            () = sleep_until(look_by) => Event::Change,
         };
         if is_waking {
             return Ok(event);
@@ -272,7 +290,10 @@ impl Inference {
         if let Some(refusal) = search.refusal.take() {
             return refusal;
         }
-        let chosen = &search.chosen;
+        let (run, chosen) = (search.run, &search.chosen);
+        if self.registry.get(chosen).is_some() && self.pool_now(run).is_empty() {
+            return self.no_longer_served(run);
+        }
         let inactive = |snapshot: &Arc<ProviderSnapshot>| {
             let id = &snapshot.provider.id;
             snapshot.provider.status.name() == StatusName::Inactive && !search.leeway.tried.contains(id)
@@ -282,7 +303,7 @@ impl Inference {
                 provider: chosen.clone(),
             },
             Some(snapshot) => self.inactive(&snapshot),
-            None => match self.pool_now(search.run).iter().find(|member| inactive(member)) {
+            None => match self.pool_now(run).iter().find(|member| inactive(member)) {
                 Some(member) => self.inactive(member),
                 None => self.gone(chosen.clone()),
             },
@@ -326,7 +347,11 @@ impl Search<'_, '_> {
         match outcome {
             Ok((_, wake_id)) => self.woken_by = self.woken_by.or(wake_id),
             Err(error) => {
-                self.leeway.wake_failed.push(provider);
+                if is_for_want_of_time(&error) {
+                    self.is_late = true;
+                } else {
+                    self.leeway.wake_failed.push(provider);
+                }
                 if !self.queueing.waits_at_open() {
                     return Err(error);
                 }
@@ -339,7 +364,7 @@ impl Search<'_, '_> {
     /// A slot of the provider that it wakes means that this one is awake, which the wake is about to tell.
     async fn note_wake_of(&mut self, slot: &Slot, waking: Option<Waking<'_>>) {
         if let Some(waking) = waking.filter(|waking| waking.provider == *slot.key())
-            && let Ok((_, wake_id)) = waking.woken.await
+            && let Ok(Ok((_, wake_id))) = timeout(WAKE_TOLD_WITHIN, waking.woken).await
         {
             self.woken_by = self.woken_by.or(wake_id);
         }
@@ -352,6 +377,15 @@ fn is_awake(snapshot: &ProviderSnapshot) -> bool {
         snapshot.provider.status.name(),
         StatusName::Active | StatusName::Down
     )
+}
+
+/// Whether the request's time is what a wake lacked: any other one would lack it too.
+fn is_for_want_of_time(error: &InferenceError) -> bool {
+    match error {
+        InferenceError::WaitTooShort { .. } => true,
+        InferenceError::Wake(error) => matches!(**error, WakeError::CallerTimedOut { .. }),
+        _ => false,
+    }
 }
 
 fn full_queue(snapshot: &ProviderSnapshot, length: usize, room_in: Option<Duration>) -> InferenceError {

@@ -9,8 +9,8 @@ pub(super) struct Found {
     pub provider: ProviderId,
     pub tier: Tier,
     pub queue: InQueue,
-    /// Whether a wake of it has failed for this request.
-    pub wake_failed: bool,
+    /// Whether the request may wake it: no wake of it has failed for the request, which has time for one.
+    pub can_wake: bool,
 }
 
 /// Whether the request waits in a member's queue.
@@ -43,7 +43,7 @@ impl Found {
     }
 
     fn can_wake(&self) -> bool {
-        !self.wake_failed && self.queue != InQueue::Full
+        self.can_wake && self.queue != InQueue::Full
     }
 
     /// Whether a slot may come here without a wake.
@@ -179,7 +179,7 @@ mod tests {
             provider: format!("{name}/p").parse().expect("legal"),
             tier,
             queue,
-            wake_failed: known.contains("failed"),
+            can_wake: !known.contains("failed"),
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
                         .iter()
                         .find(|member| member.provider == id)
                         .expect("one of them");
-                    assert!(!member.tier.is_awake() && !member.wake_failed, "{row}");
+                    assert!(!member.tier.is_awake() && member.can_wake, "{row}");
                 }
             }
         }

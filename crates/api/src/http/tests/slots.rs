@@ -8,15 +8,20 @@ use super::{
 use crate::{
     inference::{
         BodyBudget, CurrentPhase, Endpoint, InferenceError, InferenceRequest, Options, RequestBody, Verb,
-        WakeMode, headers::PassedOn,
+        WakeMode, flow, headers::PassedOn,
     },
     keys::Caller,
     wakes::WakeError,
 };
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
-use reveille_domain::{Balancing, ModelName, WakeFailure, WakeFailureKind, provider::Registered};
+use reveille_bus::{
+    Followed,
+    relay::{FaultCode, RelayError, RelayFault},
+};
+use reveille_domain::{
+    Balancing, ModelName, Priority, ProviderSpec, WakeFailure, WakeFailureKind, provider::Registered,
+};
 use std::{sync::atomic::Ordering, time::Duration};
 use tokio::{
     task::JoinHandle,
@@ -73,6 +78,16 @@ impl Served {
         self.publish_narrow("a/p");
         self.publish_narrow("b/p");
         [self.works("a/p").await, self.works("b/p").await]
+    }
+}
+
+impl Served {
+    /// A slot, as a request has it.
+    fn takes(&self, provider: &str) -> impl Sized {
+        let queues = &self.state.inference.queues;
+        let mut takes = queues.come(queues.ticket(), flow(Priority::Normal, None));
+        takes.join(&id(provider)).expect("room");
+        takes.permit_now().expect("a slot")
     }
 }
 
@@ -290,4 +305,94 @@ async fn the_bound_for_slots_holds_for_the_waits_in_the_queue_and_at_the_agent_t
         begun.elapsed()
     );
     busy.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_slot_comes_just_as_its_member_falls_asleep_waits_on() {
+    for elsewhere in [false, true] {
+        let served = Served::new().await;
+        served.publish_narrow("a/p");
+        served.publish_narrow("b/p");
+        let slots = [served.takes("a/p"), served.takes("b/p")];
+        if !elsewhere {
+            served.hub.withdraw("b/p");
+        }
+        let waits = served.asks("m", |_| {});
+        served.until_queued(1).await;
+        let [of_a, of_b] = slots;
+        // Before the request can look at its slot.
+        drop(of_a);
+        served.hub.change("a/p", sleeps);
+        served.hub.until("a wake", |hub| hub.asked() == 1).await;
+        assert_eq!(served.queued(), 1);
+        served.hub.replies([hello()]);
+        if elsewhere {
+            drop(of_b);
+        } else {
+            served.hub.change("a/p", |it| it.status = active());
+        }
+        let answered = at_once(waits).await.expect("an answer");
+        assert_eq!(answered, if elsewhere { "b/p" } else { "a/p" });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_has_no_time_for_one_wake_begins_no_other_and_waits_for_a_slot() {
+    let served = Served::new().await;
+    served.publish_narrow("a/p");
+    for asleep in ["b/p", "c/p"] {
+        served.hub.publish(asleep, "m", hibernating());
+    }
+    served.hub.refuse(WakeError::CallerTimedOut {
+        provider: id("b/p"),
+        wake_id: None,
+        spent: Duration::ZERO,
+        left: None,
+    });
+    let slot = served.takes("a/p");
+    let waits = served.asks("m", |_| {});
+    served.until_queued(1).await;
+    sleep(A_WHILE).await;
+    assert_eq!((served.hub.asked(), served.queued()), (1, 1));
+    served.hub.replies([hello()]);
+    drop(slot);
+    assert_eq!(at_once(waits).await.expect("an answer"), "a/p");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_keep_waiting_while_the_journal_is_read_again() {
+    let served = Served::new().await;
+    served.publish_narrow("a/p");
+    let slot = served.takes("a/p");
+    let waiting = [(); 2].map(|()| served.asks("m", |_| {}));
+    served.until_queued(2).await;
+    served.hub.forget_everything();
+    drop(slot);
+    sleep(A_WHILE).await;
+    assert!(waiting.iter().all(|waits| !waits.is_finished()));
+    served.hub.replies([hello(), hello()]);
+    served.publish_narrow("a/p");
+    served.hub.registry.follow(&Followed::CaughtUp { sequence: 99 });
+    for waits in waiting {
+        assert_eq!(at_once(waits).await.expect("an answer"), "a/p");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_a_model_that_nobody_has_any_longer_hears_so() {
+    let served = Served::new().await;
+    served.publish_narrow("a/p");
+    let _slot = served.takes("a/p");
+    let waits = served.asks("m", |_| {});
+    served.until_queued(1).await;
+    served.hub.change("a/p", |it| {
+        let other = vec![ModelName::parse("other").expect("legal")];
+        let spec = ProviderSpec::new(other, None, true).expect("a spec");
+        it.spec = spec.with_balancing(Balancing::new(1, 0, Some(1)).expect("legal"));
+    });
+    let unknown = waits.await.expect("no panic").expect_err("nobody has it");
+    assert!(
+        matches!(unknown, InferenceError::UnknownModel { .. }),
+        "{unknown}"
+    );
 }

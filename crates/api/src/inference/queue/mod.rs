@@ -33,7 +33,7 @@ pub(super) type Queueing = Queued<ProviderId, Classes>;
 pub(crate) type QueueView = reveille_bus::permits::QueueView<ProviderId, Classes>;
 
 /// Whose request it is, for the order in which requests have slots.
-pub(super) const fn flow(class: Priority, key: Option<KeyId>) -> Flow {
+pub(crate) const fn flow(class: Priority, key: Option<KeyId>) -> Flow {
     Flow { class, key }
 }
 
