@@ -36,6 +36,7 @@ mod operator;
 mod outages;
 mod owner;
 mod packages;
+mod past;
 mod pools;
 mod presets;
 mod queues;

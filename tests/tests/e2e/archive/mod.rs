@@ -161,7 +161,7 @@ async fn a_restored_journal_has_the_same_sequences_and_bytes_and_leads_to_the_sa
 }
 
 /// Waits until the projector has taken in the whole journal, and stops it.
-async fn archived(world: &World, projector: &Process) {
+pub async fn archived(world: &World, projector: &Process) {
     let last = world.journal().await.len();
     wait_until("everything was archived", SOON, async || {
         let mut db = world.database().connect().await;
@@ -350,7 +350,7 @@ async fn an_import_that_was_broken_off_is_gone_on_with_and_nothing_starts_before
 
 /// What control answers to an agent. A replica that is ready may still be about to listen to agents, so it is asked as
 /// agents ask: again until somebody listens.
-async fn ask(world: &World, request: &Value) -> Value {
+pub async fn ask(world: &World, request: &Value) -> Value {
     let client = world.nats.connect_hearing("_INBOX.agent.gpu-box").await;
     let verb = request["verb"].as_str().expect("a verb");
     let subject = format!("reveille.control.gpu-box.{verb}");
