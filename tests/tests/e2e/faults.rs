@@ -10,7 +10,7 @@ use reveille_tests::{
 use serde_json::json;
 
 use crate::{
-    archive::ask,
+    archive::{ask, assert_sound},
     scene::{LLM, QUICK_HEARTBEAT, SOON, Scene, refused},
 };
 
@@ -58,6 +58,7 @@ async fn an_epoch_that_was_never_given_out_stops_and_withdraws_nothing() {
     assert_eq!(scene.chat().await.status, 200);
     assert_eq!(scene.agent.stop(SOON).await, Exit::Code(0));
     scene.is("inactive").await;
+    assert_sound(&scene.world).await;
 }
 
 #[tokio::test]

@@ -59,9 +59,8 @@ pub(crate) async fn a_session(hub: &Hub) {
             at: AT,
         },
     ] {
-        let done = hub
-            .journal
-            .execute::<Agent>(&agent, command, &CommitMeta::new("test", AT));
+        let meta = CommitMeta::new("test", AT);
+        let done = hub.journal.execute::<Agent>(&agent, command, &meta);
         done.await.expect("accepted");
     }
     let id = KeyId::parse("k7mq2v9x").expect("legal");
@@ -85,9 +84,8 @@ pub(crate) async fn a_session(hub: &Hub) {
         at: AT,
     };
     for command in [created, rotated] {
-        let done = hub
-            .journal
-            .execute::<Key>(&key, command, &CommitMeta::new("test", AT));
+        let meta = CommitMeta::new("test", AT);
+        let done = hub.journal.execute::<Key>(&key, command, &meta);
         done.await.expect("accepted");
     }
 }

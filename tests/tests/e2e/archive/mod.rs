@@ -35,6 +35,16 @@ async fn done(world: &World, args: &[&str]) -> String {
     printed
 }
 
+/// Asserts that an audit of the world's journal finds nothing.
+pub async fn assert_sound(world: &World) {
+    let audit = world
+        .reveille("audit")
+        .args(["--nats", &world.nats_url()])
+        .start();
+    let exit = audit.wait_for_exit(SOON).await;
+    assert_eq!(exit, Exit::Code(0), "{}", audit.log());
+}
+
 /// What it says when it fails.
 async fn fails(world: &World, args: &[&str]) -> String {
     let (code, printed) = journal(world, args).await;
@@ -401,4 +411,5 @@ async fn after_an_import_no_earlier_session_is_believed_and_its_agent_begins_a_n
     assert_eq!(epoch, 1_000_002);
     api.wait_for_status(LLM, "hibernating", SOON).await;
     assert_eq!(api.chat("qwen").await.status, 200);
+    assert_sound(world).await;
 }
