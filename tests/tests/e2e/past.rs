@@ -73,6 +73,16 @@ async fn the_past_is_looked_up_by_the_documented_commands() {
         (&agents[0]["agent"], &agents[0]["status"]),
         (&"gpu-box".into(), &"connected".into())
     );
+    let listed = said(
+        &scene.world,
+        &["agent", "list", "--at", "1", "--archive", &file],
+        None,
+    )
+    .await;
+    assert_eq!(
+        (&listed[0]["agent"], &listed[0]["providers"]),
+        (&"gpu-box".into(), &0.into())
+    );
     // Before anything, and after everything.
     let before = said(
         &scene.world,
