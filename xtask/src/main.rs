@@ -34,6 +34,7 @@ Usage: cargo xtask <command>
   clients [client…]     build, then the clients that people use, each against models that have to be woken; installs them
                         the first time (about 5 minutes and 3 GB), and writes the table of docs/clients.md when all of them
                         pass; `--quick` plays the cells that take less than a minute together
+  bench audit [args…]   release build, then an audit of an archive of 1,000,000 commits
   bench relay [args…]   release build, then requests and streams per second through the relay
   bench wake [args…]    release build, then how long 20 wakes (or `--wakes N`) take beside the backend's own boot
   bench rebuild [args…] release build, then a rebuild of the rows from 100,000 commits while requests go on
@@ -59,9 +60,11 @@ fn main() -> ExitCode {
         ["dist"] => dist::command(),
         ["dist", "--debug"] => dist::for_tests().map(drop),
         ["sbom", rest @ ..] => build::sbom(rest),
-        ["bench", name @ ("relay" | "rebuild" | "wake"), rest @ ..] => {
-            build::bench(&format!("bench-{name}"), rest)
-        }
+        [
+            "bench",
+            name @ ("audit" | "relay" | "rebuild" | "wake"),
+            rest @ ..,
+        ] => build::bench(&format!("bench-{name}"), rest),
         [] | ["help" | "-h" | "--help"] => {
             print!("{HELP}");
             Ok(())

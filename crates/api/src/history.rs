@@ -9,6 +9,7 @@ use futures::{
 use reveille_bus::{AggregateId, BusError, Connection, Follow, Followed, Follower, Journal, JournalEntry};
 use reveille_domain::{
     WakeId,
+    as_of::{Moment, World},
     rows::{
         EventQuery, EventRange, EventRow, LlmQuery, LlmRow, LoadedAt, MAX_HELD_WAKES, MemoryRows, Page,
         READ_WAIT, Rows, RowsError, SourceBody, WakeChange, WakeQuery, WakeRow, event_rows, wake_changes,
@@ -21,6 +22,20 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+
+/// Reads the past.
+#[async_trait]
+pub(crate) trait Past: Send + Sync {
+    /// Everything as of a moment.
+    async fn as_of(&self, moment: Moment) -> Result<World, BusError>;
+}
+
+#[async_trait]
+impl Past for Journal {
+    async fn as_of(&self, moment: Moment) -> Result<World, BusError> {
+        Self::as_of(self, moment).await
+    }
+}
 
 /// How long the search of the journal for one page of events may take.
 const READ_TIME: Duration = Duration::from_secs(5);

@@ -226,6 +226,7 @@ impl Service {
                 commands.journal.clone(),
                 self.shutdown.clone(),
             )),
+            past: Arc::new(commands.journal.clone()),
             readiness: self.readiness(relay, agent_auth, config.own_agent.clone()),
             hub_id: self.hub_id(),
             authenticator,

@@ -133,7 +133,7 @@ struct WireEvent<'a> {
     data: std::borrow::Cow<'a, RawValue>,
 }
 
-/// The versions alone. They are read first, to distinguish a newer commit from a malformed one.
+/// The versions alone, which distinguish a newer commit from a malformed one.
 #[derive(Deserialize)]
 struct Versions {
     v: u32,
@@ -160,13 +160,21 @@ fn up_to(field: &'static str, found: u32, known: u32) -> Result<(), CommitError>
 
 impl<'a> Wire<'a> {
     fn read(payload: &'a [u8]) -> Result<Self, CommitError> {
-        let versions: Versions = serde_json::from_slice(payload).map_err(malformed)?;
+        let wire: Result<Wire<'_>, _> = serde_json::from_slice(payload);
+        // What a newer version wrote may have another form.
+        let versions = match &wire {
+            Ok(wire) => Versions {
+                v: wire.v,
+                state_version: wire.state_version,
+            },
+            Err(_) => serde_json::from_slice(payload).map_err(malformed)?,
+        };
         if versions.v == 0 {
             return Err(malformed("v 0 never existed"));
         }
         up_to("v", versions.v, COMMIT_VERSION)?;
         up_to("state_version", versions.state_version, STATE_VERSION)?;
-        serde_json::from_slice(payload).map_err(malformed)
+        wire.map_err(malformed)
     }
 }
 
@@ -345,6 +353,18 @@ impl AnyCommit {
             AggregateId::Agent(_) => Commit::decode(payload).map(Self::Agent),
             AggregateId::Provider(_) => Commit::decode(payload).map(Self::Provider),
             AggregateId::Key(_) => Commit::decode(payload).map(Self::Key),
+        }
+    }
+
+    /// Reads the commit of `aggregate` without its state, in whose place is what the events alone lead to.
+    ///
+    /// # Errors
+    /// When the bytes are no commit, or a newer version wrote it.
+    pub(crate) fn decode_events(aggregate: &AggregateId, payload: &[u8]) -> Result<Self, CommitError> {
+        match aggregate {
+            AggregateId::Agent(_) => Commit::decode_onto(payload, Agent::default()).map(Self::Agent),
+            AggregateId::Provider(_) => Commit::decode_onto(payload, Provider::default()).map(Self::Provider),
+            AggregateId::Key(_) => Commit::decode_onto(payload, Key::default()).map(Self::Key),
         }
     }
 

@@ -3,6 +3,7 @@
 //! - [`Journal`]: the event store on JetStream; [`Journal::execute`] runs one command to its end, whatever the races.
 //! - [`Follower`]: the journal's commits in order, from each aggregate's latest or from a checkpoint.
 //! - [`access`]: what each role may publish and subscribe to, and the keys that prove who connects.
+//! - [`as_of`]: everything as of a moment of the past.
 //! - [`archive`]: exporting the journal to a file, importing it again, verifying it.
 //! - [`enroll`]: how a machine that joins over NATS gets its key enrolled.
 //! - [`heartbeats`] and [`NatsClock`]: who is alive, and the time that all replicas share.
@@ -17,6 +18,7 @@
 
 pub mod access;
 pub mod archive;
+pub mod as_of;
 mod canaries;
 mod clock;
 pub mod commit;

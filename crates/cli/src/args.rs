@@ -7,11 +7,14 @@ use clap::{
     Args, ValueEnum,
     builder::{FalseyValueParser, PossibleValuesParser, RangedU64ValueParser, TypedValueParser},
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 use reveille_agent::config::{Config, parse_duration};
 use reveille_api::origin::{Host, Origin};
 use reveille_bus::{is_loopback_ip, relay::MAX_BODY_BYTES};
-use reveille_domain::{AgentName, ModelName};
+use reveille_domain::{
+    AgentName, ModelName,
+    as_of::{InvalidMoment, Moment},
+};
 use std::{error::Error, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 use url::Url;
 
@@ -281,6 +284,27 @@ impl Filter {
     }
 }
 
+/// A moment of the past, and where it is looked up.
+#[derive(Debug, Args)]
+pub struct At {
+    /// As it was at this moment: a commit's sequence, or a time such as 2026-11-28T10:00:00Z or '2026-11-28 10:00'.
+    #[arg(long, value_name = "TIME|SEQ", value_parser = moment)]
+    pub at: Option<Moment>,
+    /// Look it up in a file that `journal export` wrote, instead of asking an API.
+    #[arg(long, value_name = "FILE", requires = "at")]
+    pub archive: Option<PathBuf>,
+    /// Look it up in the archive of a projector's database, instead of asking an API.
+    #[arg(long, value_name = "URL", requires = "at", conflicts_with = "archive")]
+    pub from_postgres: Option<String>,
+}
+
+impl At {
+    /// The parameter of the API's lists.
+    pub fn query(&self) -> Option<(&'static str, String)> {
+        self.at.map(|at| ("at", at.to_string()))
+    }
+}
+
 /// How much of a list is wanted.
 #[derive(Debug, Args)]
 pub struct Limit {
@@ -384,6 +408,17 @@ fn body_bytes(raw: &str) -> Result<usize, String> {
             "must be at least 1KiB and at most {}MiB",
             BODY_BYTES.end() / 1024 / 1024
         )
+    })
+}
+
+/// A moment of the journal: a sequence, or a time with a zone or in that of this machine.
+pub fn moment(raw: &str) -> Result<Moment, String> {
+    raw.parse().or_else(|error: InvalidMoment| {
+        let local: DateTime = raw.parse().map_err(|_| error.to_string())?;
+        let local = local.to_zoned(TimeZone::system());
+        let local = local.map_err(|error| error.to_string())?.timestamp();
+        let millis = u64::try_from(local.as_millisecond()).map_err(|_| error.to_string())?;
+        Ok(Moment::Time(reveille_domain::Timestamp::from_millis(millis)))
     })
 }
 

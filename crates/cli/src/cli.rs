@@ -2,12 +2,14 @@
 
 use crate::{
     args::Listing,
+    audit::{self, Audit},
     client::{self, Agents, Events, Published, Sleep, Wake, Wakes},
     command_line_files::{self, Completions, ManPages},
     config::{self, ConfigCommand},
     doctor::{self, Doctor},
     down::{self, Down},
     enroll::{self, AgentTokenCommand, Join},
+    export::{self, ExportCommand},
     failure::Failure,
     hub_init::{self, HubCommand},
     init::{self, Init},
@@ -15,6 +17,7 @@ use crate::{
     keys::{self, KeyCommand},
     logs::{self, Logs},
     meant,
+    past::{self, Diff},
     recipe_test::{self, RecipeCommand},
     rows_rebuild::{self, RowsCommand},
     services::{
@@ -127,6 +130,8 @@ pub enum Command {
     Llms(Published),
     /// List the providers.
     Providers(Published),
+    /// Show what has changed between two moments, field by field, and by which commit.
+    Diff(Diff),
     /// List the latest wakes.
     Wakes(Wakes),
     /// Wake a provider.
@@ -135,12 +140,17 @@ pub enum Command {
     Sleep(Sleep),
     /// Print the journal's events.
     Events(Events),
+    /// Export lists for other programs, as CSV or JSON.
+    #[command(subcommand)]
+    Export(ExportCommand),
     /// Create, list, rotate and revoke API keys.
     #[command(subcommand)]
     Key(KeyCommand),
     /// Export, restore and check the journal.
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Check that a journal keeps every published rule, and that the rows in Postgres follow from it.
+    Audit(Audit),
     /// Manage the rows in Postgres.
     #[command(subcommand)]
     Rows(RowsCommand),
@@ -174,7 +184,7 @@ impl Cli {
             Command::Status(args) => status::run(&args).await,
             Command::Api(args) => api::run(args, Hangups::listen()?).await,
             Command::Agent(args) => agent::run(args).await,
-            Command::Agents(args) => client::agents(&args).await,
+            Command::Agents(args) => past::agents(&args).await,
             Command::AgentToken(AgentTokenCommand::Create(args)) => enroll::create_token(&args).await,
             Command::Join(args) => match enroll::join(args).await? {
                 Some(joined) => agent::run(Agent::of(joined)).await,
@@ -183,14 +193,17 @@ impl Cli {
             Command::Hub(HubCommand::Init(args)) => hub_init::run(&args),
             Command::Projector(args) => projector::run(args, Hangups::listen()?).await,
             Command::Health(args) => client::health(&args).await,
-            Command::Llms(args) => client::llms(&args).await,
-            Command::Providers(args) => client::providers(&args).await,
+            Command::Llms(args) => past::llms(&args).await,
+            Command::Providers(args) => past::providers(&args).await,
+            Command::Diff(args) => past::diff(args).await,
             Command::Wakes(args) => client::wakes(&args).await,
             Command::Wake(args) => client::wake(&args).await,
             Command::Sleep(args) => client::sleep(&args).await,
             Command::Events(args) => client::events(&args).await,
+            Command::Export(command) => export::run(command).await,
             Command::Key(command) => keys::run(command).await,
             Command::Journal(command) => journal::run(command).await,
+            Command::Audit(args) => audit::run(args).await,
             Command::Rows(RowsCommand::Rebuild(args)) => rows_rebuild::run(args).await,
             Command::Init(args) => init::run(&args).await,
             Command::Recipe(RecipeCommand::Test(args)) => recipe_test::run(args).await,

@@ -4,7 +4,7 @@ use std::{fmt, process::ExitCode};
 
 /// Something failed.
 const FAILED: u8 = 1;
-/// The command line or a config is wrong; clap exits with the same code.
+/// The command line or a config is wrong; clap exits with the same code. Also: an audit couldn't be finished.
 const UNUSABLE: u8 = 2;
 /// Another agent took over this agent's name: a service manager must not restart it.
 pub const SUPERSEDED: u8 = 3;
@@ -16,6 +16,8 @@ pub const REVOKED: u8 = 4;
 pub enum Failure {
     /// A config or an argument is wrong.
     Config(String),
+    /// An audit couldn't be finished, which says nothing about what it was to check.
+    NotAudited(String),
     /// Another session of the same agent replaced this one.
     Superseded(String),
     /// This agent was revoked.
@@ -28,7 +30,7 @@ impl Failure {
     /// The process's exit code.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Config(_) => UNUSABLE,
+            Self::Config(_) | Self::NotAudited(_) => UNUSABLE,
             Self::Superseded(_) => SUPERSEDED,
             Self::Revoked(_) => REVOKED,
             Self::Other(_) => FAILED,
@@ -39,7 +41,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(text) | Self::Superseded(text) | Self::Revoked(text) => f.write_str(text),
+            Self::Config(text) | Self::NotAudited(text) | Self::Superseded(text) | Self::Revoked(text) => {
+                f.write_str(text)
+            }
             Self::Other(error) => f.write_str(&chain(error)),
         }
     }

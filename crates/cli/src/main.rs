@@ -8,6 +8,7 @@
 mod addresses;
 mod api_auth;
 mod args;
+mod audit;
 mod cli;
 mod client;
 mod command_line_files;
@@ -17,6 +18,7 @@ mod data_dir;
 mod doctor;
 mod down;
 mod enroll;
+mod export;
 mod failure;
 #[cfg(test)]
 mod generated_docs;
@@ -29,7 +31,9 @@ mod listen;
 mod logging;
 mod logs;
 mod meant;
+mod past;
 mod pause;
+mod progress;
 mod recipe_test;
 mod reload;
 mod replica;

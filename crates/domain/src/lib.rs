@@ -3,11 +3,13 @@
 //! Three aggregates: [`Agent`] accepts sessions, numbers them with epochs, and knows the key that authenticates the
 //! agent; [`Provider`] owns the status transitions and the single wake in flight; [`Key`] defines what a client may do.
 //! Each has a pure `decide(&self, command) -> events` and `evolve(self, event) -> self`; time and ids come in with the
-//! command. [`rows`] derives from their commits what the query API shows. This crate knows nothing of NATS, Postgres,
-//! tokio or clocks.
+//! command. [`rows`] derives from their commits what the query API shows, [`as_of`] what there was at a moment of the past,
+//! and [`audit`] checks them afterwards. This crate knows nothing of NATS, Postgres, tokio or clocks.
 
 mod agent;
 mod aggregate;
+pub mod as_of;
+pub mod audit;
 mod balancing;
 mod counted;
 mod fair;

@@ -169,7 +169,7 @@ pub const GROUP_STAGE: &str = "group";
 /// The stage of a wake whose backend came up, but lists none of the provider's models.
 pub const MODELS_STAGE: &str = "models";
 /// The only stage of a wake whose backend was found awake before its agent had reported how a recipe went.
-const FOUND_AWAKE_STAGE: &str = "found awake";
+pub(crate) const FOUND_AWAKE_STAGE: &str = "found awake";
 
 impl Wake {
     /// The stages of this wake if the backend is simply found awake at `at`.

@@ -116,6 +116,16 @@ pub(crate) fn select(query: &EventQuery) -> Result<QueryBuilder<'_, Postgres>, R
     Ok(sql)
 }
 
+/// The statement for all events of the commits `first` to `last`.
+pub(crate) fn select_range<'a>(first: u64, last: u64) -> QueryBuilder<'a, Postgres> {
+    let mut sql = QueryBuilder::new(format!(
+        "SELECT {EVENT_COLUMNS} FROM events WHERE stream_seq BETWEEN "
+    ));
+    sql.push_bind(big(first)).push(" AND ").push_bind(big(last));
+    sql.push(" ORDER BY stream_seq, index_in_commit");
+    sql
+}
+
 /// Reads a row.
 pub(crate) fn read(row: &PgRow) -> sqlx::Result<EventRow> {
     let mut payload: Value = row.json("payload")?;

@@ -1,4 +1,4 @@
-//! Reads the archive in Postgres to restore the journal from it.
+//! Reads the archive in Postgres: to restore the journal from it, and to audit it.
 
 use crate::{
     columns::{Columns, big},
@@ -49,6 +49,17 @@ impl ArchivedCommits {
         })
     }
 
+    /// What begins a transaction in the same snapshot, which lasts as long as this reads.
+    pub(crate) async fn snapshot(&mut self) -> Result<String, ArchiveError> {
+        let id: String = sql::query_scalar("SELECT pg_export_snapshot()")
+            .fetch_one(&mut self.db)
+            .await
+            .map_err(postgres)?;
+        Ok(format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{id}'"
+        ))
+    }
+
     /// The sequence of the last commit; 0 when there is none.
     #[must_use]
     pub const fn last_sequence(&self) -> u64 {
@@ -79,7 +90,7 @@ impl ArchivedCommits {
     }
 }
 
-fn commit(row: &PgRow) -> Result<ArchivedCommit, ArchiveError> {
+pub(crate) fn commit(row: &PgRow) -> Result<ArchivedCommit, ArchiveError> {
     let (commit, hash) = columns(row).map_err(postgres)?;
     if CommitHash::of(&commit.payload).to_string() != hash {
         return Err(Breach {
@@ -103,6 +114,6 @@ fn columns(row: &PgRow) -> sqlx::Result<(ArchivedCommit, String)> {
     Ok((commit, row.text("hash")?))
 }
 
-fn postgres(error: impl std::fmt::Display) -> ArchiveError {
+pub(crate) fn postgres(error: impl std::fmt::Display) -> ArchiveError {
     ArchiveError::Postgres(error.to_string())
 }

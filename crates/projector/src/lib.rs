@@ -3,9 +3,11 @@
 //! One transaction moves the checkpoint by compare-and-set and writes everything that follows from a batch of commits
 //! ([`Projection`]). A crash, a lost answer or a second projector therefore does no harm: a projector that finds the
 //! checkpoint moved reads it again and continues from there. [`PostgresRows`] only reads. [`rebuild()`] folds the whole
-//! journal into new tables and then swaps them in. [`reveille_domain::rows`] derives the rows; there are no rules here.
+//! journal into new tables and then swaps them in. [`RowsAudit`] compares all of it with the archived commits. [`reveille_domain::rows`] derives the rows; there are no rules here.
 
 mod archive;
+mod as_of;
+mod audit;
 mod backoff;
 mod columns;
 mod commits;
@@ -18,11 +20,14 @@ mod order;
 mod projection;
 mod query;
 mod rebuild;
+mod replay;
 mod run;
 mod scratch;
 mod sql;
 mod wakes;
 
+pub use as_of::world_as_of;
+pub use audit::RowsAudit;
 pub use commits::ArchivedCommits;
 pub use error::ProjectorError;
 pub use inspect::{DatabaseHealth, Tables, inspect_database};

@@ -120,6 +120,12 @@ pub(crate) async fn heard(db: &mut PgConnection, agents: &[&str], at_ms: &[i64])
     Ok(())
 }
 
+/// All rows.
+pub(crate) async fn all(db: &mut PgConnection) -> sqlx::Result<Vec<PgRow>> {
+    let sql = format!("SELECT {COLUMNS}, last_heartbeat_ms FROM llms");
+    sql::query(&sql).fetch_all(db).await
+}
+
 /// The statement for a query. It selects one row more than the page holds.
 pub(crate) fn select(query: &LlmQuery) -> Result<QueryBuilder<'_, Postgres>, RowsError> {
     let mut sql = QueryBuilder::new(format!(

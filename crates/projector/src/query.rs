@@ -2,8 +2,6 @@
 
 use crate::{ProjectorError, archive, columns::Columns, llms, sql, wakes};
 use async_trait::async_trait;
-use cqrs_es::{Aggregate, EventEnvelope, persist::PersistedEventRepository};
-use postgres_es::PostgresEventRepository;
 use reveille_domain::{
     WakeId,
     rows::{
@@ -49,27 +47,6 @@ impl PostgresRows {
         Ok(Self {
             pool: pool(sql::options(url)?, MAX_CONNECTIONS),
         })
-    }
-
-    /// All events of an aggregate, first to last, read by the `cqrs-es` repository: an audit replays an aggregate from its
-    /// archive through this. Until there is one, tests replay through it. That repository names its statements, so the
-    /// connection has to be direct, without a pooler of transactions.
-    ///
-    /// # Errors
-    /// When the database is unavailable, or an event is of an unknown type.
-    pub async fn history<A: Aggregate>(
-        &self,
-        aggregate_id: &str,
-    ) -> Result<Vec<EventEnvelope<A>>, RowsError> {
-        let repository = PostgresEventRepository::new(self.pool.clone());
-        let events = repository
-            .get_events::<A>(aggregate_id)
-            .await
-            .map_err(unavailable)?;
-        events
-            .into_iter()
-            .map(|event| event.try_into().map_err(unavailable))
-            .collect()
     }
 
     async fn page<T>(

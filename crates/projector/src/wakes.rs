@@ -26,8 +26,7 @@ const TOOK: &str = "greatest(coalesce(ended_at_ms - requested_at_ms, 92233720368
 pub(crate) async fn change(db: &mut PgConnection, changes: Vec<WakeChange>) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = changes.iter().map(|change| change.wake_id().0).collect();
     let mut rows = BTreeMap::new();
-    let held = format!("SELECT {COLUMNS} FROM wakes WHERE wake_id = ANY($1)");
-    for row in sql::query(&held).bind(ids).fetch_all(&mut *db).await? {
+    for row in these(db, ids).await? {
         let row = read(&row)?;
         rows.insert(row.wake_id, row);
     }
@@ -41,6 +40,12 @@ pub(crate) async fn change(db: &mut PgConnection, changes: Vec<WakeChange>) -> s
         upsert(db, rows).await?;
     }
     Ok(())
+}
+
+/// The rows of these wakes, as far as there are any.
+pub(crate) async fn these(db: &mut PgConnection, ids: Vec<Uuid>) -> sqlx::Result<Vec<PgRow>> {
+    let sql = format!("SELECT {COLUMNS} FROM wakes WHERE wake_id = ANY($1)");
+    sql::query(&sql).bind(ids).fetch_all(db).await
 }
 
 async fn upsert(db: &mut PgConnection, rows: &[WakeRow]) -> sqlx::Result<()> {

@@ -61,3 +61,15 @@ async fn the_benchmark_of_wakes_measures_every_part_of_one() {
     let boot = figures("recipe started → backend ready (its boot)");
     assert!(boot[0] >= 50.0, "a boot takes 50 ms at least: {printed}");
 }
+
+#[tokio::test]
+async fn the_benchmark_of_audits_writes_a_sound_archive() {
+    let world = World::new().await;
+    let bench = Launch::new(program("bench-audit"), world.folder().join("bench.log"))
+        .args(["--commits", "5000"])
+        .start();
+    let exit = bench.wait_for_exit(PATIENCE).await;
+    let printed = bench.log();
+    assert_eq!(exit, Exit::Code(0), "{printed}");
+    assert!(printed.contains("5000 commits, "), "{printed}");
+}

@@ -7,7 +7,12 @@ use reveille_tests::{
     wait_until,
 };
 
-use crate::scene::{LLM, QUICK_HEARTBEAT, SOON, Scene, refused};
+use serde_json::json;
+
+use crate::{
+    archive::{ask, assert_sound},
+    scene::{LLM, QUICK_HEARTBEAT, SOON, Scene, refused},
+};
 
 /// The exit code of an agent whose name was taken by a later process.
 const SUPERSEDED: i32 = 3;
@@ -31,6 +36,29 @@ async fn recipe_ran(scene: &Scene) {
         (scene.posts() == 1).then_some(())
     })
     .await;
+}
+
+/// Heard before: a stop and a withdrawal with an epoch above all that were given out. The provider then believed it, and its
+/// agent never again.
+#[tokio::test]
+async fn an_epoch_that_was_never_given_out_stops_and_withdraws_nothing() {
+    let scene = Scene::asleep(Duration::ZERO).await;
+    let before = scene.world.journal().await.len();
+    let stop = json!({"v": 1, "agent": "gpu-box", "verb": "stop", "epoch": 7});
+    let withdraw = json!({"v": 1, "agent": "gpu-box", "verb": "deregister", "epoch": 7, "provider": "vllm"});
+    for request in [stop, withdraw] {
+        let answer = ask(&scene.world, &request).await;
+        assert_eq!(answer["answer"], "refused", "{answer}");
+        assert!(
+            answer.to_string().contains("epoch 7 was never issued"),
+            "{answer}"
+        );
+    }
+    assert_eq!(scene.world.journal().await.len(), before);
+    assert_eq!(scene.chat().await.status, 200);
+    assert_eq!(scene.agent.stop(SOON).await, Exit::Code(0));
+    scene.is("inactive").await;
+    assert_sound(&scene.world).await;
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ mod operator;
 mod outages;
 mod owner;
 mod packages;
+mod past;
 mod pools;
 mod presets;
 mod queues;

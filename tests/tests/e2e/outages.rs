@@ -6,7 +6,7 @@ use reveille_tests::{Api, assert_exclusive, wait_until};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::{scene::SOON, sleeping::Shared};
+use crate::{archive::assert_sound, scene::SOON, sleeping::Shared};
 
 const MODELS: [&str; 2] = ["a", "b"];
 
@@ -63,6 +63,7 @@ async fn swap_through_outages(outages: usize, away: Duration, pause: Duration) {
     println!("{starts:?} starts");
     assert_eq!(collisions, 0, "never two at once");
     assert_exclusive(&shared.world.journal().await);
+    assert_sound(&shared.world).await;
 }
 
 async fn request_wake(api: &Api, model: &str) {

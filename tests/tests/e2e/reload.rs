@@ -12,7 +12,10 @@ use reveille_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::{SOON, refused};
+use crate::{
+    archive::assert_sound,
+    scene::{SOON, refused},
+};
 
 /// Answers of three seconds.
 const LONG: [&str; 4] = ["--tokens", "60", "--token-delay-ms", "50"];
@@ -529,6 +532,7 @@ async fn a_member_that_changes_its_group_sleeps_first_and_the_journal_proves_it(
         .sum();
     assert_eq!(collisions, 0);
     assert_exclusive(&agent.world.journal().await);
+    assert_sound(&agent.world).await;
 }
 
 #[tokio::test]

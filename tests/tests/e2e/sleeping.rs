@@ -10,7 +10,10 @@ use reveille_tests::{
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::scene::{LLM, SOON, refused};
+use crate::{
+    archive::assert_sound,
+    scene::{LLM, SOON, refused},
+};
 
 const IDLE_MS: u64 = 20;
 
@@ -200,6 +203,7 @@ impl Shared {
     /// Fails unless the journal proves that one was awake at a time.
     pub async fn assert_exclusive(&self) {
         assert_exclusive(&self.world.journal().await);
+        assert_sound(&self.world).await;
     }
 }
 

@@ -12,7 +12,7 @@ use reveille_domain::{
     ProviderCommand, ProviderEvent, ProviderId, ProviderSpec, Rejection, ReportId, SessionId, Timestamp,
     WakeFailure, WakeFailureKind, WakeOutcome,
 };
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
@@ -126,11 +126,15 @@ impl Control {
                 };
                 self.execute(provider(name), "resume", command).await
             }
-            ControlRequest::Stop { epoch } => self.stop(agent, epoch).await,
+            ControlRequest::Stop { epoch } => {
+                self.was_issued(agent, epoch, current).await?;
+                self.stop(agent, epoch).await
+            }
             ControlRequest::Deregister {
                 epoch,
                 provider: name,
             } => {
+                self.was_issued(agent, epoch, current).await?;
                 let command = |at| ProviderCommand::Deregister { epoch, at };
                 self.execute(provider(name), "deregister", command).await
             }
@@ -178,6 +182,22 @@ impl Control {
         })
     }
 
+    /// Fails if `epoch` is above every epoch of the agent. A provider would believe it, and never again a session below it.
+    /// The fold, in which the agent's epoch is `known`, may be behind.
+    async fn was_issued(&self, agent: &AgentName, epoch: Epoch, known: Epoch) -> Result<(), ControlError> {
+        match epoch > known {
+            true => is_current(epoch, self.current_epoch(agent).await?),
+            false => Ok(()),
+        }
+    }
+
+    /// The agent's epoch by its own aggregate.
+    async fn current_epoch(&self, agent: &AgentName) -> Result<Epoch, ControlError> {
+        let aggregate = AggregateId::Agent(agent.clone());
+        let agent = self.commands.journal.load::<Agent>(&aggregate).await;
+        Ok(agent.map_err(unavailable)?.state().epoch())
+    }
+
     /// The agent's own aggregate decides which session may register; the provider's decides for every later command.
     async fn register(
         &self,
@@ -186,22 +206,8 @@ impl Control {
         spec: ProviderSpec,
         availability: Option<Availability>,
     ) -> Result<ControlAnswer, ControlError> {
-        let aggregate = AggregateId::Agent(id.agent.clone());
-        let agent = self
-            .commands
-            .journal
-            .load::<Agent>(&aggregate)
-            .await
-            .map_err(unavailable)?;
-        let (epoch, current) = (said.epoch, agent.state().epoch());
-        if epoch < current {
-            return Err(superseded(current));
-        }
-        if epoch > current {
-            return Err(ControlError::Invalid {
-                reason: format!("epoch {epoch} was never issued: connect first"),
-            });
-        }
+        let epoch = said.epoch;
+        is_current(epoch, self.current_epoch(&id.agent).await?)?;
         let provider = id.clone();
         let command = |at| ProviderCommand::Register {
             id: provider,
@@ -316,6 +322,17 @@ fn as_reported(outcome: WakeOutcome) -> WakeOutcome {
 fn unavailable(error: BusError) -> ControlError {
     ControlError::Unavailable {
         reason: error.to_string(),
+    }
+}
+
+/// Fails unless `epoch` is that of the current session.
+fn is_current(epoch: Epoch, current: Epoch) -> Result<(), ControlError> {
+    match epoch.cmp(&current) {
+        Ordering::Less => Err(superseded(current)),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(ControlError::Invalid {
+            reason: format!("epoch {epoch} was never issued: connect first"),
+        }),
     }
 }
 

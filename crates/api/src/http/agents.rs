@@ -8,6 +8,7 @@ use super::{
     body::read_small,
     extract::{Path, Query},
     paging::{Listed, Page},
+    queries::past,
 };
 use crate::{
     agents::AgentSnapshot,
@@ -21,6 +22,7 @@ use axum::{
     Json,
     extract::{Request, State},
     http::StatusCode,
+    response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use reveille_bus::{
@@ -30,6 +32,7 @@ use reveille_bus::{
 use reveille_domain::{
     AdvanceReason, Agent, AgentCommand, AgentEvent, AgentKey, AgentName, AgentRejection, Epoch,
     MAX_TOKEN_LIFETIME, SecretHash, Status, Timestamp, TokenId, WakeFailure,
+    as_of::PastAgent,
     rows::{Sort, SortBy, SortKey, SortKind, SortValue},
 };
 use serde::{Deserialize, Serialize};
@@ -175,6 +178,14 @@ impl SortBy for AgentSort {
 
 fn sort_key((name, known): &(AgentName, Arc<AgentSnapshot>), by: AgentSort) -> SortKey<AgentName> {
     let connected = known.session.as_ref().map(|(since, _)| *since);
+    key(name, connected, by)
+}
+
+fn past_sort_key(row: &PastAgent, by: AgentSort) -> SortKey<AgentName> {
+    key(&row.agent, row.connected_at_ms, by)
+}
+
+fn key(name: &AgentName, connected: Option<Timestamp>, by: AgentSort) -> SortKey<AgentName> {
     let value = match by {
         AgentSort::Name => SortValue::None,
         AgentSort::Connected => SortValue::Number(connected.unwrap_or_default().as_millis()),
@@ -188,7 +199,11 @@ fn sort_key((name, known): &(AgentName, Arc<AgentSnapshot>), by: AgentSort) -> S
 pub(super) async fn list(
     State(state): State<AppState>,
     Query(listed): Query<Listed<AgentSort>>,
-) -> Result<Json<Page<AgentRow>>, ApiError> {
+) -> Result<Response, ApiError> {
+    if let Some(at) = listed.at() {
+        let world = past::world(&state, at).await?;
+        return Ok(Json(listed.past(world.agents(), world.sequence, past_sort_key)?).into_response());
+    }
     let registry = &state.registry;
     if !registry.is_ready() {
         return Err(ApiError::NotReady);
@@ -199,9 +214,8 @@ pub(super) async fn list(
         agents
     };
     let page = listed.page(&state, listed_agents, sort_key).await?;
-    Ok(Json(Page::of(page, |(name, known)| {
-        AgentRow::of(registry, name, &known)
-    })))
+    let page = Page::of(page, |(name, known)| AgentRow::of(registry, name, &known));
+    Ok(Json(page).into_response())
 }
 
 #[derive(Default, Deserialize)]

@@ -233,6 +233,10 @@ pub(super) async fn list(
     State(state): State<AppState>,
     Query(listed): Query<Listed<KeySort>>,
 ) -> Result<Json<Page<KeyRow>>, ApiError> {
+    if listed.at().is_some() {
+        let message = "keys are listed as they are now; `reveille diff` shows what has changed";
+        return Err(ApiError::invalid("invalid_query", "at", message));
+    }
     let authenticator = &state.authenticator;
     let page = listed
         .page(&state, || authenticator.keys().all(), sort_key)

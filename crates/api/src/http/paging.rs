@@ -6,7 +6,10 @@
 
 use super::{ApiError, AppState, extract::parsed};
 use axum::Json;
-use reveille_domain::rows::{self, Cursor, PageLimit, RowKey, Rows, RowsError, Sort, SortBy, SortKey};
+use reveille_domain::{
+    as_of::Moment,
+    rows::{self, Cursor, PageLimit, RowKey, Rows, RowsError, Sort, SortBy, SortKey},
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -46,9 +49,27 @@ pub(super) struct Listed<By> {
     rows: Option<u32>,
     #[serde(default, deserialize_with = "parsed")]
     min_seq: Option<u64>,
+    #[serde(default, deserialize_with = "parsed")]
+    at: Option<Moment>,
 }
 
 impl<By: SortBy> Listed<By> {
+    /// The moment of the past that is asked for.
+    pub(super) const fn at(&self) -> Option<Moment> {
+        self.at
+    }
+
+    /// The same part of rows of the past, which end with the commit `applied`.
+    pub(super) fn past<T, K: RowKey>(
+        self,
+        rows: Vec<T>,
+        applied: u64,
+        sort_key: impl Fn(&T, By) -> SortKey<K>,
+    ) -> Result<Page<T>, ApiError> {
+        let (sort, after) = (self.sort.unwrap_or_default(), self.after.as_ref());
+        Ok(rows::Page::sorted(rows, sort, after, limit(self.rows), applied, sort_key)?.into())
+    }
+
     /// That part of `list`, whose rows are in the fold in memory.
     pub(super) async fn page<T, K: RowKey>(
         self,

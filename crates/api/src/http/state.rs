@@ -4,7 +4,7 @@ use super::Readiness;
 use crate::{
     commands::Admin,
     config::AgentHub,
-    history::EventFeed,
+    history::{EventFeed, Past},
     inference::{BodyBudget, Inference, Relay, Startup, Timings},
     keys::Authenticator,
     metrics::Metrics,
@@ -54,6 +54,7 @@ pub(crate) struct AppServices {
     pub metrics: Metrics,
     pub rows: Arc<dyn Rows>,
     pub feed: Arc<dyn EventFeed>,
+    pub past: Arc<dyn Past>,
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
     /// The hub's id; `None` until the journal was found.
     pub hub_id: Box<dyn Fn() -> Option<HubId> + Send + Sync>,

@@ -1,9 +1,13 @@
 //! A commit as an archive holds it.
 
-use crate::commit::CommitHash;
+use crate::{
+    commit::{AnyCommit, CommitError, CommitHash},
+    entry::JournalEntry,
+    subjects::AggregateId,
+};
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use reveille_domain::Timestamp;
+use reveille_domain::{Timestamp, rows::RowSource};
 
 /// A message of the journal with everything needed to restore it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,25 @@ impl ArchivedCommit {
             && self.subject == other.subject
             && self.headers == other.headers
             && self.payload == other.payload
+    }
+
+    /// Its events as the row stores take them in. The state isn't read: it may have an older format.
+    #[must_use]
+    pub fn events_source(&self) -> RowSource {
+        let commit = match AggregateId::of_subject(&self.subject) {
+            None => Err(CommitError::Subject),
+            Some(id) => AnyCommit::decode_events(&id, &self.payload).map(|commit| (id, commit)),
+        };
+        let entry = JournalEntry {
+            sequence: self.sequence,
+            subject: self.subject.clone(),
+            headers: HeaderMap::new(),
+            payload: self.payload.clone(),
+            hash: CommitHash::of(&self.payload),
+            stored_at: self.stored_at.unwrap_or_default(),
+            commit,
+        };
+        entry.row_source()
     }
 
     pub(super) fn header_map(&self) -> HeaderMap {

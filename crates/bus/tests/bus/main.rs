@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the way to fail")]
 
 mod access;
+mod as_of;
+mod audit;
 mod cluster;
 mod commits;
 mod events;

@@ -195,6 +195,27 @@ impl ApiClient {
         }
     }
 
+    /// Hands over the rows of a list, page after page.
+    pub async fn each_page(
+        &self,
+        path: &str,
+        filters: &[(&str, String)],
+        take: impl Fn(Vec<Row>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut next = None;
+        loop {
+            let mut query = filters.to_vec();
+            query.push(("limit", PAGE_ROWS.to_string()));
+            query.extend(next.map(|next| ("after", next)));
+            let page: Page = self.json(self.request(Method::GET, path).query(&query)).await?;
+            take(page.data)?;
+            next = page.next;
+            if next.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Sends a request that is answered at once, and parses the response.
     pub async fn json<T: serde::de::DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
         let answer = self.send(request.timeout(ANSWERS_WITHIN)).await?;

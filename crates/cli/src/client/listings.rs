@@ -2,7 +2,7 @@
 
 use super::{ApiClient, Row, named, output::print, table};
 use crate::{
-    args::{Filter, Limit, Listing, one_of},
+    args::{At, Filter, Limit, Listing, one_of},
     failure::Failure,
 };
 use clap::Args;
@@ -36,6 +36,8 @@ pub struct Published {
     pub sort: Option<Sort<LlmSort>>,
     #[command(flatten)]
     pub filter: Filter,
+    #[command(flatten)]
+    pub at: At,
     /// Only those with this status.
     #[arg(long, value_name = "STATUS", value_parser = one_of::<StatusName>(STATUSES))]
     pub status: Option<StatusName>,
@@ -71,6 +73,8 @@ pub struct Agents {
     pub sort: Option<String>,
     #[command(flatten)]
     pub limit: Limit,
+    #[command(flatten)]
+    pub at: At,
 }
 
 /// Lists the models.
@@ -88,7 +92,7 @@ pub async fn providers(args: &Published) -> Result<(), Failure> {
 async fn published(path: &str, args: &Published) -> Result<Vec<Row>, Failure> {
     let client = ApiClient::new(&args.listing.api)?;
     let filter = &args.filter;
-    let mut query = vec![];
+    let mut query: Vec<_> = args.at.query().into_iter().collect();
     query.extend(args.sort.map(|sort| ("sort", sort.to_string())));
     query.extend(args.status.map(|status| ("status", status.to_string())));
     match &filter.provider {
@@ -143,7 +147,8 @@ pub async fn wakes(args: &Wakes) -> Result<(), Failure> {
 /// Lists the agents.
 pub async fn agents(args: &Agents) -> Result<(), Failure> {
     let client = ApiClient::new(&args.listing.api)?;
-    let query: Vec<_> = args.sort.iter().map(|sort| ("sort", sort.clone())).collect();
+    let mut query: Vec<_> = args.at.query().into_iter().collect();
+    query.extend(args.sort.iter().map(|sort| ("sort", sort.clone())));
     let rows = client
         .rows("/reveille/v1/agents", &query, args.limit.or(usize::MAX))
         .await?;

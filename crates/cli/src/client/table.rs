@@ -2,11 +2,13 @@
 
 use super::format::{Row, age, ago, field, moment, printable, span, word};
 use comfy_table::presets::NOTHING;
-use jiff::{Timestamp, Zoned};
+use jiff::{Timestamp, Zoned, tz::TimeZone};
 use std::time::Duration;
 
 /// How much space the models of a provider have on one screen.
 const MODELS_CHARS: usize = 28;
+/// How much of a changed value is shown.
+const CHANGED_CHARS: usize = 32;
 /// The kind of a wake that the machine's owner has refused.
 pub const NOT_ALLOWED: &str = "not_allowed";
 /// The space between two columns.
@@ -82,6 +84,16 @@ pub const WAKES: Columns = &[
     ("REASON", Value("/failure/reason")),
 ];
 
+/// What has changed, and by which commit.
+pub const CHANGES: Columns = &[
+    ("COMMIT", Value("/by/sequence")),
+    ("AT", Text(changed_at)),
+    ("WHAT", Text(changed_what)),
+    ("FROM", Text(|row, _| in_short(&row["from"]))),
+    ("TO", Text(|row, _| in_short(&row["to"]))),
+    ("BY", Text(changed_by)),
+];
+
 /// The latest wakes, on one screen.
 pub const LATEST: Columns = &[
     ("REQUESTED", Moment("requested_at_ms")),
@@ -132,6 +144,34 @@ impl Cell {
             Moment(name) => moment(&row[*name], now.time_zone()),
             Text(text) => text(row, now.timestamp()),
         }
+    }
+}
+
+fn changed_at(row: &Row, _: Timestamp) -> String {
+    moment(&row["by"]["at_ms"], &TimeZone::system())
+}
+
+/// Such as `provider gpu-box/vllm status`.
+fn changed_what(row: &Row, _: Timestamp) -> String {
+    let what = ["kind", "id", "field"].map(|name| printable(field(row, name)));
+    what.join(" ").trim_end().to_owned()
+}
+
+/// Such as `request, key k7mq2v9x`.
+fn changed_by(row: &Row, _: Timestamp) -> String {
+    let (cause, key) = (word(&row["by"]["cause"]), &row["by"]["key"]);
+    match key {
+        Row::Null => cause,
+        key => format!("{cause}, key {}", word(key)),
+    }
+}
+
+/// The beginning of a value.
+fn in_short(value: &Row) -> String {
+    let text = word(value);
+    match text.chars().count() > CHANGED_CHARS {
+        true => text.chars().take(CHANGED_CHARS).chain(['…']).collect(),
+        false => text,
     }
 }
 

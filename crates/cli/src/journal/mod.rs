@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use commits::Commits;
+pub use commits::Commits;
 use jiff::tz::TimeZone;
 use reveille_bus::{
     Connection,
@@ -100,7 +100,7 @@ pub struct Running {
 
 impl Running {
     /// The servers that are named, or else that of the running `up`. Without either, the error ends with `otherwise`.
-    fn nats(&self, otherwise: &str) -> Result<HubNats, Failure> {
+    pub fn nats(&self, otherwise: &str) -> Result<HubNats, Failure> {
         if let Some(url) = &self.nats {
             return HubNats::named(url, &self.hub);
         }
@@ -257,7 +257,8 @@ impl Source {
     }
 }
 
-fn about(error: ArchiveError, file: &Path) -> anyhow::Error {
+/// The error with the file's name, if it doesn't tell the place itself.
+pub fn about(error: ArchiveError, file: &Path) -> anyhow::Error {
     match error {
         ArchiveError::Io(_) | ArchiveError::NotAnArchive(_) | ArchiveError::Newer { .. } => {
             anyhow::Error::new(error).context(file.display().to_string())

@@ -3,14 +3,14 @@
 use super::until_signalled;
 use crate::{
     args::DataDirArg,
-    client::{self, Agents},
+    client::Agents,
     config,
     config_file::{CONFIG_FILE, default_file},
     data_dir::AGENT_STATE,
     enroll::{self, AgentForget, AgentRevoke, AgentTokenCreate, Joined},
     failure::Failure,
     hub::{agent_key, nats_for_agent, server_of},
-    logging,
+    logging, past,
     pause::{self, AgentPause, AgentResume},
     reload::{self, AgentReload},
     sd_notify,
@@ -74,7 +74,7 @@ impl Agent {
 /// Runs the agent until a signal, or the subcommand.
 pub async fn run(args: Agent) -> Result<(), Failure> {
     match &args.command {
-        Some(AgentCommand::List(args)) => client::agents(args).await,
+        Some(AgentCommand::List(args)) => past::agents(args).await,
         Some(AgentCommand::Token(args)) => enroll::create_token(args).await,
         Some(AgentCommand::Forget(args)) => enroll::forget(args).await,
         Some(AgentCommand::Revoke(args)) => enroll::revoke(args).await,

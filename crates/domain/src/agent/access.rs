@@ -79,6 +79,11 @@ impl Access {
         &self.former_keys
     }
 
+    /// The token with this id, if it was issued since the last revocation and is among the latest.
+    pub(crate) fn token(&self, id: TokenId) -> Option<&EnrollmentToken> {
+        self.tokens.iter().find(|it| it.id == id)
+    }
+
     /// Whether a token with this id and secret was issued since the last revocation. It may be used, or have expired.
     #[must_use]
     pub fn knows_token(&self, token: TokenId, secret: &SecretHash) -> bool {

@@ -4,6 +4,7 @@ use super::through_json;
 use proptest::prelude::*;
 use reveille_domain::{
     Key, KeyCommand, KeyEvent, KeyId, KeyName, Scopes, SecretHash, Timestamp,
+    audit::{Findings, HistoryAudit},
     key::{KeyLimits, KeyPolicy, Priority},
 };
 use std::time::Duration;
@@ -53,6 +54,9 @@ proptest! {
             let command = command(kind, number as u8, secs, life);
             let decided = key.decide(&command).unwrap_or_default();
             prop_assert!(!revoked || decided.is_empty(), "revoked for good");
+            let (mut found, id) = (Findings::default(), KeyId::parse("k7mq2v9x").expect("legal"));
+            HistoryAudit::default().key(&id, &key, &decided, &mut found);
+            prop_assert_eq!(found.take(), [], "{:?}", command);
             for event in decided {
                 revoked |= matches!(event, KeyEvent::KeyRevoked { .. });
                 key = key.evolve(&event);

@@ -9,7 +9,9 @@ use journal::Journal;
 use proptest::prelude::*;
 use reveille_domain::{
     AdvanceReason, Agent, AgentCommand, AgentEvent, AgentName, Epoch, Provider, ProviderCommand, Rejection,
-    SessionId, Timestamp, provider::StatusName,
+    SessionId, Timestamp,
+    audit::{Findings, HistoryAudit},
+    provider::StatusName,
 };
 use std::{collections::HashSet, time::Duration};
 use steps::{Step, step};
@@ -46,11 +48,26 @@ fn check_refusal(provider: &Provider, command: &ProviderCommand, rejection: &Rej
     }
 }
 
+/// An audit to which the agent has had every session.
+fn audit_with_every_epoch() -> HistoryAudit {
+    let mut audit = HistoryAudit::default();
+    let name = AgentName::parse("gpu-box").expect("legal");
+    let advanced = AgentEvent::AgentEpochAdvanced {
+        name: name.clone(),
+        epoch: Epoch(u64::MAX),
+        reason: AdvanceReason::JournalRestored,
+        at_ms: Timestamp::default(),
+    };
+    audit.agent(&name, &Agent::default(), &[advanced], &mut Findings::default());
+    audit
+}
+
 fn live(steps: &[Step]) {
     let mut provider = Provider::default();
     let mut journal = Journal::default();
+    let mut audit = audit_with_every_epoch();
     let mut now = 1_700_000_000_000_u64;
-    for step in steps {
+    for (sequence, step) in (1..).zip(steps) {
         now = now.saturating_add_signed(step.clock);
         let command = journal.command(step, Timestamp::from_millis(now));
         let decision = provider.decide(&command);
@@ -62,6 +79,14 @@ fn live(steps: &[Step]) {
             events.is_empty() || !journal.is_stale(&command),
             "stale, and changed something: {command:#?} after {:?}",
             journal.heard
+        );
+        let mut found = Findings::default();
+        let id = "gpu-box/vllm".parse().expect("legal");
+        audit.provider(&id, &provider, &events, sequence, &mut found);
+        assert_eq!(
+            found.take(),
+            [],
+            "what the rules decide breaks none: {command:#?}"
         );
         for event in &events {
             journal.append(event);
@@ -122,6 +147,9 @@ proptest! {
                 (Ok(new), None) if new.is_empty() => prop_assert_eq!(current, Some(session)),
                 (Ok(new), Some(to)) if new.is_empty() => prop_assert!(before >= Epoch(to) || accepted.is_empty()),
                 (Ok(new), _) => {
+                    let (mut found, name) = (Findings::default(), AgentName::parse("gpu-box").expect("legal"));
+                    HistoryAudit::default().agent(&name, &agent, &new, &mut found);
+                    prop_assert_eq!(found.take(), []);
                     for event in new {
                         match &event {
                             AgentEvent::AgentConnected { epoch, .. } => {

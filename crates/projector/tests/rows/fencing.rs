@@ -6,12 +6,7 @@ use crate::{
     stores::{InPostgres, Store},
 };
 use futures::future::join_all;
-use reveille_domain::{
-    Provider,
-    rows::{
-        EventQuery, LlmQuery, MAX_PAGE_ROWS, PageLimit, RowSource, Rows, SourceBody, provider_aggregate_id,
-    },
-};
+use reveille_domain::rows::{EventQuery, LlmQuery, MAX_PAGE_ROWS, PageLimit, Rows, SourceBody};
 use reveille_projector::{Applied, Mark};
 use sqlx::Row;
 
@@ -152,41 +147,4 @@ async fn the_archive_holds_every_message_byte_for_byte() {
             matches!(commit.body, SourceBody::Unreadable { .. })
         );
     }
-}
-
-#[tokio::test]
-async fn a_provider_folds_from_its_events_in_the_event_table() {
-    let mut store = InPostgres::create().await;
-    let readable = |commit: &RowSource| !matches!(commit.body, SourceBody::Unreadable { .. });
-    let history: Vec<_> = some_history().into_iter().filter(readable).collect();
-    // Sequences without gaps, as a journal has them.
-    let history: Vec<_> = (1..)
-        .zip(history)
-        .map(|(stream_seq, commit)| RowSource { stream_seq, ..commit })
-        .collect();
-    store.take(&history).await;
-    let mut folded = 0;
-    for commit in &history {
-        let SourceBody::Provider { id, state, .. } = &commit.body else {
-            continue;
-        };
-        let last = history
-            .iter()
-            .rfind(|later| later.subject == commit.subject)
-            .map(|last| last.stream_seq);
-        if last != Some(commit.stream_seq) {
-            continue;
-        }
-        let events = store
-            .rows
-            .history::<Provider>(&provider_aggregate_id(id))
-            .await
-            .expect("a history");
-        let fold = events.into_iter().fold(Provider::default(), |provider, event| {
-            provider.evolve(&event.payload)
-        });
-        assert_eq!(fold, *state);
-        folded += 1;
-    }
-    assert!(folded > 1, "several providers");
 }

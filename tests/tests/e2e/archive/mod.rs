@@ -35,6 +35,16 @@ async fn done(world: &World, args: &[&str]) -> String {
     printed
 }
 
+/// Asserts that an audit of the world's journal finds nothing.
+pub async fn assert_sound(world: &World) {
+    let audit = world
+        .reveille("audit")
+        .args(["--nats", &world.nats_url()])
+        .start();
+    let exit = audit.wait_for_exit(SOON).await;
+    assert_eq!(exit, Exit::Code(0), "{}", audit.log());
+}
+
 /// What it says when it fails.
 async fn fails(world: &World, args: &[&str]) -> String {
     let (code, printed) = journal(world, args).await;
@@ -161,7 +171,7 @@ async fn a_restored_journal_has_the_same_sequences_and_bytes_and_leads_to_the_sa
 }
 
 /// Waits until the projector has taken in the whole journal, and stops it.
-async fn archived(world: &World, projector: &Process) {
+pub async fn archived(world: &World, projector: &Process) {
     let last = world.journal().await.len();
     wait_until("everything was archived", SOON, async || {
         let mut db = world.database().connect().await;
@@ -350,7 +360,7 @@ async fn an_import_that_was_broken_off_is_gone_on_with_and_nothing_starts_before
 
 /// What control answers to an agent. A replica that is ready may still be about to listen to agents, so it is asked as
 /// agents ask: again until somebody listens.
-async fn ask(world: &World, request: &Value) -> Value {
+pub async fn ask(world: &World, request: &Value) -> Value {
     let client = world.nats.connect_hearing("_INBOX.agent.gpu-box").await;
     let verb = request["verb"].as_str().expect("a verb");
     let subject = format!("reveille.control.gpu-box.{verb}");
@@ -401,4 +411,5 @@ async fn after_an_import_no_earlier_session_is_believed_and_its_agent_begins_a_n
     assert_eq!(epoch, 1_000_002);
     api.wait_for_status(LLM, "hibernating", SOON).await;
     assert_eq!(api.chat("qwen").await.status, 200);
+    assert_sound(world).await;
 }

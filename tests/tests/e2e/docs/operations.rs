@@ -2,17 +2,20 @@
 
 use super::{blocks_of, root};
 use crate::{
+    archive::archived,
     https::Authority,
     machine::{Machine, obstacle},
     scene::{LLM, SOON, Scene},
 };
-use reveille_tests::{Nats, World, nats_server, program, wait_until};
+use reveille_tests::{Commit, Exit, Nats, World, nats_server, program, wait_until};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{
     fs,
     process::{Command, Output},
     time::Duration,
 };
+use uuid::Uuid;
 
 /// What the commands call the hub's NATS server and the rows' database.
 const NATS: &str = "nats://127.0.0.1:4222";
@@ -67,6 +70,95 @@ fn shape(value: &Value) -> Value {
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_is_audited_by_the_documented_commands() {
+    let [audits, breach] = blocks_of("a_journal_is_audited_by_the_documented_commands");
+    let world = World::with_postgres().await;
+    let projector = world.projector();
+    let scene = Scene::asleep_in(world, Duration::ZERO).await;
+    assert_eq!(scene.chat().await.status, 200);
+    scene.api.wait_for_status(LLM, "active", SOON).await;
+    assert_eq!(scene.agent.stop(SOON).await, Exit::Code(0));
+    scene.api.wait_for_status(LLM, "inactive", SOON).await;
+    let Scene { world, api, .. } = scene;
+    api.process().stop(SOON).await;
+    archived(&world, &projector).await;
+    let exported = run(
+        &world,
+        &world.nats,
+        &format!("reveille journal export --nats {NATS} journal.jsonl"),
+    );
+    assert!(exported.status.success(), "{exported:?}");
+    let commits = world.journal().await;
+    let compared: Vec<_> = audits
+        .lines()
+        .map(|line| {
+            let audited = run(&world, &world.nats, &format!("{line} -o json"));
+            assert_eq!(audited.status.code(), Some(0), "{line}: {audited:?}");
+            let report = json(&String::from_utf8_lossy(&audited.stdout));
+            assert_eq!(report["sound"], true, "{report}");
+            assert_eq!(report["commits"], commits.len(), "{report}");
+            assert_eq!(report["wakes"], 1, "{report}");
+            report["rows"].as_u64()
+        })
+        .collect();
+    assert!(matches!(compared[..], [None, None, Some(10..)]), "{compared:?}");
+
+    // A wake that ends again, with the right hash and numbers.
+    let ended = commits
+        .iter()
+        .rfind(|commit| commit.data("WakeSucceeded").is_some());
+    let again = forged_again(&commits, ended.expect("a wake succeeded"));
+    let jetstream = async_nats::jetstream::new(world.nats.connect().await);
+    let published = jetstream
+        .publish(ended.expect("it").subject.clone(), again.into())
+        .await;
+    let sequence = published.expect("sent").await.expect("stored").sequence;
+    let first = audits.lines().next().expect("a command");
+    let audited = run(&world, &world.nats, first);
+    assert_eq!(audited.status.code(), Some(1), "{audited:?}");
+    let said = String::from_utf8_lossy(&audited.stdout);
+    let told = said
+        .lines()
+        .find(|line| line.contains("wake-end: "))
+        .unwrap_or_default();
+    let wake = |line: &str| line.split("ends wake ").nth(1).map(|rest| rest[..36].to_owned());
+    let documented = breach
+        .trim_end()
+        .replace("commit 19 ", &format!("commit {sequence} "))
+        .replace(&wake(&breach).expect("a wake"), &wake(told).unwrap_or_default());
+    assert_eq!(told, documented, "{said}");
+
+    // What can't be audited isn't unsound.
+    for line in [
+        "reveille audit missing.jsonl",
+        "reveille audit --nats nats://127.0.0.1:1",
+    ] {
+        let audited = run(&world, &world.nats, line);
+        assert_eq!(audited.status.code(), Some(2), "{line}: {audited:?}");
+    }
+}
+
+/// The commit with the end of a wake again, behind the last one of its provider: as if it had been committed a second time.
+fn forged_again(commits: &[Commit], ended: &Commit) -> String {
+    let last = commits
+        .iter()
+        .rfind(|commit| commit.subject == ended.subject)
+        .expect("a commit");
+    let mut body = last.body.clone();
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let hash = Sha256::digest(&last.payload);
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    body["prev"] = hash.into();
+    body["aggregate_version"] = (number(&last.body["aggregate_version"]) + 1).into();
+    let events = last.body["events"].as_array().map_or(0, Vec::len) as u64;
+    body["first_event_seq"] = (number(&last.body["first_event_seq"]) + events).into();
+    body["recent_command_ids"] = serde_json::json!([last.body["command_id"]]);
+    body["command_id"] = Uuid::now_v7().to_string().into();
+    body["events"] = ended.body["events"].clone();
+    body.to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]

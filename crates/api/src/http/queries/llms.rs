@@ -1,6 +1,6 @@
 //! LLM rows.
 
-use super::Published;
+use super::{Published, past};
 use crate::http::{
     ApiError, AppState,
     extract::{Path, Query},
@@ -26,6 +26,9 @@ pub(in crate::http) async fn list(
         limit: limit(filter.rows),
         min_seq: filter.min_seq,
     };
+    if let Some(at) = filter.at {
+        return past::llms(&state, at, &query).await;
+    }
     reach(&*state.rows, query.min_seq).await?;
     Ok(Json(state.rows.llms(&query).await?.into()))
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod events;
 pub(super) mod llms;
+pub(super) mod past;
 pub(super) mod providers;
 pub(super) mod status;
 pub(super) mod wakes;
@@ -9,6 +10,7 @@ pub(super) mod wakes;
 use super::extract::parsed;
 use reveille_domain::{
     AgentName, ModelName, ProviderName,
+    as_of::Moment,
     provider::StatusName,
     rows::{Cursor, LlmSort, Sort},
 };
@@ -33,4 +35,6 @@ pub(super) struct Published {
     rows: Option<u32>,
     #[serde(default, deserialize_with = "parsed")]
     min_seq: Option<u64>,
+    #[serde(default, deserialize_with = "parsed")]
+    at: Option<Moment>,
 }

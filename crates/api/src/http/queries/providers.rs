@@ -1,6 +1,6 @@
 //! Providers, from memory; and waking them or putting them to sleep by hand.
 
-use super::Published;
+use super::{Published, past};
 use crate::{
     http::{
         ApiError, AppState,
@@ -89,16 +89,18 @@ impl Published {
 pub(in crate::http) async fn list(
     State(state): State<AppState>,
     Query(filter): Query<Published>,
-) -> JsonResult<Page<ProviderRow>> {
+) -> Result<Response, ApiError> {
+    if let Some(at) = filter.at {
+        return Ok(past::providers(&state, at, &filter).await?.into_response());
+    }
     folded(&state, filter.min_seq).await?;
     let applied = state.registry.applied();
     let mut snapshot = state.registry.all();
     snapshot.retain(|snapshot| filter.matches(snapshot));
     let (sort, limit) = (filter.sort.unwrap_or_default(), limit(filter.rows));
     let page = rows::Page::sorted(snapshot, sort, filter.after.as_ref(), limit, applied, sort_key)?;
-    Ok(Json(Page::of(page, |snapshot| {
-        ProviderRow::of(&state, &snapshot)
-    })))
+    let page = Page::of(page, |snapshot| ProviderRow::of(&state, &snapshot));
+    Ok(Json(page).into_response())
 }
 
 fn sort_key(snapshot: &Arc<ProviderSnapshot>, by: LlmSort) -> SortKey<ProviderId> {

@@ -2,6 +2,7 @@
 
 use crate::{
     commands::{Admin, AgentCommandAt, Forgotten, KeyCommandAt},
+    history::Past,
     inference::{Relay, RequestBody, Reserved, ResponseBody},
     metrics::Metrics,
     registry::{Registry, tests::entry},
@@ -12,13 +13,14 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use reveille_bus::{
-    CommandError, Executed, Followed, HubId, JournalTrouble,
+    BusError, CommandError, Executed, Followed, HubId, JournalTrouble,
     relay::{DroppedFrames, RelayError, RelayFault, RelayStats, RequestHead, ResponseHead},
 };
 use reveille_domain::{
     Agent, AgentEvent, AgentName, AgentRejection, Epoch, Failures, Key, KeyId, KeyRejection, ModelName,
     Provider, ProviderId, ProviderSpec, RecipeKind, Rejection, ReportId, ReportSeq, SessionId, Status,
     Timestamp, Wake, WakeCause, WakeId, WakeSpec,
+    as_of::{Known, Moment, World},
     provider::{Gone, InactiveReason, Registered, StableStatus, WakeCounts},
 };
 use std::{
@@ -394,6 +396,29 @@ impl Waker for FakeHub {
 
     fn trouble(&self) -> Option<JournalTrouble> {
         self.trouble.lock().clone()
+    }
+}
+
+/// A journal whose last commits are those of the fold.
+#[async_trait]
+impl Past for FakeHub {
+    async fn as_of(&self, moment: Moment) -> Result<World, BusError> {
+        let Moment::Sequence(sequence) = moment else {
+            return Err(BusError::Unavailable("only sequences are known here".to_owned()));
+        };
+        let mut world = World {
+            sequence,
+            ..World::default()
+        };
+        let known = self.registry.all();
+        for snapshot in known.iter().filter(|known| known.sequence <= sequence) {
+            let known = Known {
+                sequence: snapshot.sequence,
+                state: Provider::Registered(snapshot.provider.clone()),
+            };
+            world.providers.insert(snapshot.provider.id.clone(), known);
+        }
+        Ok(world)
     }
 }
 

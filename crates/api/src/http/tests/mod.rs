@@ -180,6 +180,7 @@ impl Served {
             metrics: hub.metrics.clone(),
             rows,
             feed: feed.clone(),
+            past: hub.clone(),
             readiness: Box::new(move || Readiness {
                 registry: ready.registry.is_ready(),
                 nats: true,

@@ -1,4 +1,8 @@
-use super::{Served, limits};
+use super::{
+    Served,
+    fake_hub::{active, hibernating},
+    limits,
+};
 use async_trait::async_trait;
 use reveille_domain::{
     Timestamp, WakeId,
@@ -112,6 +116,46 @@ async fn a_page_has_its_rows_its_next_and_what_it_took_in() {
         .await;
     assert_eq!((missing.status, missing.error().as_str()), (404, "not_found"));
     assert_eq!(served.get("/reveille/v1/wakes/7").await.error(), "invalid_path");
+}
+
+#[tokio::test]
+async fn lists_are_told_as_of_a_moment_without_what_only_a_running_process_knows() {
+    let served = Served::new().await;
+    served.hub.publish("a/vllm", "qwen", hibernating());
+    let first = served.get("/reveille/v1/providers").await.json()["data"][0]["updated_seq"].clone();
+    served.hub.publish("b/vllm", "phi", active());
+    let ids = async |query: &str| {
+        let page = served
+            .get(&format!("/reveille/v1/providers?{query}"))
+            .await
+            .json();
+        let rows = page["data"].as_array().cloned().unwrap_or_default();
+        rows.iter().map(|row| row["id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("").await, ["a/vllm", "b/vllm"]);
+    assert_eq!(ids(&format!("at={first}")).await, ["a/vllm"]);
+    assert_eq!(ids("at=9000&sort=-name").await, ["b/vllm", "a/vllm"]);
+    assert_eq!(ids("at=9000&status=active").await, ["b/vllm"]);
+    let past = served
+        .get(&format!("/reveille/v1/providers?at={first}"))
+        .await
+        .json();
+    assert_eq!(
+        (&past["applied"], &past["data"][0]["status"]),
+        (&first, &json!("hibernating"))
+    );
+    assert_eq!(past["data"][0].get("waiting"), None);
+    let llms = served.get("/reveille/v1/llms?at=9000").await.json();
+    assert_eq!(llms["data"][1]["name"], "b/phi");
+    let refused = served.get("/reveille/v1/llms?at=yesterday").await;
+    assert_eq!(refused.error(), "invalid_query");
+    assert!(
+        refused.text().contains("such as 2026-11-28T10:00:00Z"),
+        "{}",
+        refused.text()
+    );
+    let lost = served.get("/reveille/v1/agents?at=2026-11-28T10:00:00Z").await;
+    assert_eq!((lost.status, lost.error().as_str()), (503, "journal_unavailable"));
 }
 
 #[tokio::test]

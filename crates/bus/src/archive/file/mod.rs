@@ -15,7 +15,10 @@ use crate::{commit::CommitHash, streams::JOURNAL_STREAM};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reveille_domain::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, Read, Write};
+use std::{
+    borrow::Cow,
+    io::{BufRead, Read, Write},
+};
 
 /// The version of the format that is written, and the newest that is read.
 pub const ARCHIVE_VERSION: u32 = 1;
@@ -35,11 +38,12 @@ struct Head {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
+struct Line<'a> {
     seq: u64,
     subject: String,
     headers: Vec<(String, String)>,
-    payload: String,
+    #[serde(borrow)]
+    payload: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stored_ms: Option<Timestamp>,
     digest: CommitHash,
@@ -49,13 +53,6 @@ struct Line {
 struct End {
     commits: u64,
     digest: CommitHash,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Record {
-    Commit(Line),
-    End(End),
 }
 
 /// Writes an archive commit by commit.
@@ -100,7 +97,7 @@ impl<W: Write> ArchiveWriter<W> {
             seq: commit.sequence,
             subject: commit.subject.clone(),
             headers: commit.headers.clone(),
-            payload: STANDARD.encode(&commit.payload),
+            payload: STANDARD.encode(&commit.payload).into(),
             stored_ms: commit.stored_at,
             digest: self.digest,
         };
@@ -198,15 +195,17 @@ impl<R: BufRead> ArchiveReader<R> {
             });
         };
         self.line += 1;
+        if let Ok(line) = serde_json::from_slice::<Line<'_>>(&bytes) {
+            return self.commit(line).map(Some);
+        }
         match serde_json::from_slice(&bytes) {
-            Ok(Record::Commit(line)) => self.commit(line).map(Some),
-            Ok(Record::End(end)) => self.end(&end),
+            Ok(end) => self.end(&end),
             Err(_) => Err(self.damaged(&format!("commit {} should be there", self.next))),
         }
     }
 
-    fn commit(&mut self, line: Line) -> Result<ArchivedCommit, ArchiveError> {
-        let Ok(payload) = STANDARD.decode(&line.payload) else {
+    fn commit(&mut self, line: Line<'_>) -> Result<ArchivedCommit, ArchiveError> {
+        let Ok(payload) = STANDARD.decode(&*line.payload) else {
             return Err(self.damaged(&format!("the payload of commit {} isn't base64", line.seq)));
         };
         let Line {
