@@ -15,8 +15,11 @@ Examples:
 
 The oldest come first. Without Postgres an API has the last 1,000 wakes only.";
 
+/// The name of a column, and a row's value in it.
+type Column = (&'static str, fn(&Row) -> String);
+
 /// The columns of wakes in CSV.
-const WAKE_COLUMNS: [(&str, fn(&Row) -> String); 15] = [
+const WAKE_COLUMNS: [Column; 15] = [
     ("wake_id", |row| text(&row["wake_id"])),
     ("provider", |row| text(&row["provider"])),
     ("requested_at", |row| time(&row["requested_at_ms"])),

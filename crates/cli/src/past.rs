@@ -12,7 +12,7 @@ use reveille_bus::{archive::ArchivedCommit, as_of};
 use reveille_domain::{
     AgentName,
     as_of::{Changes, Moment, PastProvider, World},
-    rows::{LlmSort, RowKey, SortKey},
+    rows::{LlmRow, LlmSort, RowKey, SortKey},
 };
 use reveille_projector::world_as_of;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ A moment is the sequence of a commit, or a time: with a zone as in RFC 3339, or 
 pub async fn llms(args: &Published) -> Result<(), Failure> {
     match world(&args.at).await? {
         None => client::llms(args).await,
-        Some(world) => print_published(world.llms(), args, |row, by| row.sort_key(by), table::LLMS),
+        Some(world) => print_published(world.llms(), args, LlmRow::sort_key, table::LLMS),
     }
 }
 

@@ -107,7 +107,8 @@ impl JournalAudit {
                 self.history
                     .agent(&name, &before.unwrap_or_default(), &events, found);
             }
-            AnyStep::Provider(id, Step { before, events }) => {
+            AnyStep::Provider(id, step) => {
+                let Step { before, events } = *step;
                 self.audited.events += events.len() as u64;
                 let begun = events.iter().filter(|event| begins_a_wake(event)).count();
                 self.audited.wakes += begun as u64;

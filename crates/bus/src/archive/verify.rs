@@ -223,7 +223,7 @@ pub(super) struct Step<A: Aggregate> {
 /// A readable commit of one of the aggregates.
 pub(super) enum AnyStep {
     Agent(AgentName, Step<Agent>),
-    Provider(ProviderId, Step<Provider>),
+    Provider(ProviderId, Box<Step<Provider>>),
     Key(KeyId, Step<Key>),
 }
 
@@ -305,7 +305,7 @@ impl Verifier {
             }
             Body::Provider(id, commit) => {
                 let (step, fault) = follows(&mut self.providers, &id, &place, commit);
-                (step.map(|step| AnyStep::Provider(id, step)), fault)
+                (step.map(|step| AnyStep::Provider(id, Box::new(step))), fault)
             }
             Body::Key(id, commit) => {
                 let (step, fault) = follows(&mut self.keys, &id, &place, commit);
