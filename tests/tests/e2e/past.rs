@@ -48,7 +48,7 @@ async fn the_past_is_looked_up_by_the_documented_commands() {
     archived(&scene.world, &projector).await;
 
     // The same in every way: asleep when it was published, and awake now.
-    let api = scene.api.url().to_string();
+    let api = scene.api.url().clone();
     let ways = [
         (vec![], Some(api.as_str())),
         (vec!["--archive", file.as_str()], None),
