@@ -237,10 +237,8 @@ async fn a_request_for_a_preset_is_never_answered_by_a_model_that_has_taken_its_
         });
     };
     let (answer, ()) = futures::future::join(Answer::of(request), lost).await;
-    assert_eq!(
-        (answer.status, answer.error().as_str()),
-        (503, "agent_unreachable")
-    );
+    assert_eq!((answer.status, answer.error().as_str()), (404, "model_not_found"));
+    assert!(!answer.text().contains("similar"), "{}", answer.text());
     assert_eq!(served.hub.sent().len(), 0);
     served.replies_hello(1);
     let next = Answer::of(served.post("/v1/chat/completions", &body("/v1/chat/completions"))).await;
@@ -379,6 +377,32 @@ async fn a_key_for_a_preset_alone_reads_its_models_name_nowhere() {
             failed.text()
         );
     }
+}
+
+#[tokio::test]
+async fn a_key_for_a_preset_alone_reads_no_models_name_if_the_preset_is_withdrawn_while_it_wakes() {
+    let (served, root) = locked().await;
+    served.hub.publish("a/vllm", "m", hibernating());
+    add_bot(&served, "a/vllm", "0123456789ab");
+    let key = served.key_for(&root, &["infer:bot"]).await;
+    let withdrawn = async {
+        served.hub.until("a wake", |hub| hub.asked() == 1).await;
+        served.hub.change("a/vllm", |provider| {
+            provider.spec =
+                ProviderSpec::new(vec![model("m")], provider.spec.wake().copied(), true).expect("a spec");
+        });
+        let said = "the server there lists `x`, not `Org/Own`";
+        served.hub.fail_wakes(WakeError::Failed {
+            provider: "a/vllm".parse().expect("an id"),
+            wake_id: None,
+            failure: Box::new(WakeFailure::new(WakeFailureKind::Recipe, MODELS_STAGE, said)),
+            retry_after: None,
+            spent: Duration::ZERO,
+        });
+    };
+    let (failed, ()) = futures::future::join(served.chat_with(&key, "bot"), withdrawn).await;
+    assert_eq!(failed.error(), "wake_failed");
+    assert!(!failed.text().contains("Org/Own"), "{}", failed.text());
 }
 
 #[tokio::test]
