@@ -201,6 +201,15 @@ impl Inference {
         })
     }
 
+    /// Whether a request names a preset that its caller may use.
+    pub async fn asks_for_preset(&self, request: &InferenceRequest) -> Result<bool, InferenceError> {
+        let until = Instant::now() + request.options.wait;
+        let find = || model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model);
+        let pool = self.startup.wait_for(until, find).await?;
+        let asked = request.model.as_str();
+        Ok(pool.iter().any(|snapshot| snapshot.preset(asked).is_some()))
+    }
+
     async fn answered(&self, run: &Run<'_>) -> Result<InferenceResponse, InferenceError> {
         let (mut policy, mut earlier, mut leeway) =
             (RetryPolicy::default(), Earlier::default(), Leeway::whole());

@@ -406,6 +406,40 @@ async fn a_key_for_a_preset_alone_reads_no_models_name_if_the_preset_is_withdraw
 }
 
 #[tokio::test]
+async fn what_a_preset_is_asked_about_itself_is_answered_without_its_backend() {
+    let (served, root) = locked().await;
+    let key = served.key_for(&root, &["infer:bot"]).await;
+    let any = served.key_for(&root, &["infer:*"]).await;
+    for (machine, status) in [("a/vllm", active()), ("b/vllm", hibernating())] {
+        served.hub.publish(machine, "m", status);
+        add_bot(&served, machine, "0123456789ab");
+    }
+    let show = async |key: &str, model: &str| {
+        let asked = served.post("/api/show", &json!({ "model": model }));
+        Answer::of(asked.bearer_auth(key)).await
+    };
+    for (key, name) in [(&key, "bot"), (&any, "bot"), (&any, "a/bot"), (&any, "b/bot")] {
+        let shown = show(key, name).await;
+        assert_eq!((shown.status, &shown.json()["name"]), (200, &json!(name)));
+        assert_eq!(shown.json()["modelfile"], json!(""));
+    }
+    assert_eq!(show(&key, "m").await.status, 404, "it isn't the key's");
+    assert_eq!((served.hub.asked(), served.hub.sent().len()), (0, 0));
+
+    // A model's own answer is its backend's.
+    served.hub.replies([Reply::Whole(
+        200,
+        "application/json",
+        "{\"modelfile\":\"FROM x\"}".into(),
+    )]);
+    let of_model = show(&any, "a/m").await;
+    assert_eq!(
+        (of_model.status, &of_model.json()["modelfile"]),
+        (200, &json!("FROM x"))
+    );
+}
+
+#[tokio::test]
 async fn what_a_backend_says_of_its_model_file_is_not_said_of_a_preset() {
     let served = Served::new().await;
     served.hub.publish("a/vllm", "m", active());
