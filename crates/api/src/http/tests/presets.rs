@@ -415,7 +415,7 @@ async fn what_a_preset_is_asked_about_itself_is_answered_without_its_backend() {
         add_bot(&served, machine, "0123456789ab");
     }
     let show = async |key: &str, model: &str| {
-        let asked = served.post("/api/show", &json!({ "model": model }));
+        let asked = served.post("/api/show?verbose=1", &json!({ "model": model }));
         Answer::of(asked.bearer_auth(key)).await
     };
     for (key, name) in [(&key, "bot"), (&any, "bot"), (&any, "a/bot"), (&any, "b/bot")] {
