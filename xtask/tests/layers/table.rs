@@ -28,6 +28,7 @@ const AGENT: Layers = Layers {
         &["relay/hand_over"],
         &[
             "relay/backend",
+            "relay/error_lines",
             "relay/headers",
             "relay/model",
             "relay/outcome",

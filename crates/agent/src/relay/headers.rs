@@ -2,6 +2,7 @@
 
 use super::answer_model::AnswerModel;
 use crate::own_hub::OwnHub;
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING},
@@ -60,6 +61,21 @@ pub(super) fn response_head(head: &Parts) -> ResponseHead {
 pub(super) fn is_compressed(head: &ResponseHead) -> bool {
     let compressed = |(name, value): &(String, String)| name == "content-encoding" && value != "identity";
     head.headers.iter().any(compressed)
+}
+
+/// An error in place of a compressed one, with the same status; `head` becomes its own.
+pub(super) fn unreadable_error(head: &mut ResponseHead) -> Bytes {
+    let of_its_body = ["content-encoding", "content-length", "content-type"];
+    head.headers
+        .retain(|(name, _)| !of_its_body.contains(&name.as_str()));
+    head.headers
+        .push(("content-type".to_owned(), "application/json".to_owned()));
+    let message = format!(
+        "the backend answered with status {} and a compressed error, which callers of a preset don't get",
+        head.status
+    );
+    let error = serde_json::json!({ "error": { "message": message } });
+    error.to_string().into()
 }
 
 /// Prepares a head for an answer with another `model`; `None` for one that can't be changed because it is compressed.
@@ -132,6 +148,34 @@ mod tests {
             ["accept", "content-type", "traceparent", "x-reveille-via"]
         );
         assert!(sent(true).contains(&"accept-encoding".to_owned()));
+    }
+
+    #[test]
+    fn an_error_in_place_of_a_compressed_one_has_its_status_and_nothing_of_its_body() {
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut head = ResponseHead {
+            status: 422,
+            headers: vec![
+                header("content-encoding", "gzip"),
+                header("content-length", "9"),
+                header("content-type", "text/html"),
+                header("retry-after", "3"),
+            ],
+        };
+        let error = unreadable_error(&mut head);
+        let error: serde_json::Value = serde_json::from_slice(&error).expect("JSON");
+        let message = error["error"]["message"].as_str();
+        assert!(
+            message.is_some_and(|message| message.contains("status 422")),
+            "{error}"
+        );
+        assert!(!is_compressed(&head));
+        assert_eq!(head.status, 422);
+        let left = [
+            header("retry-after", "3"),
+            header("content-type", "application/json"),
+        ];
+        assert_eq!(head.headers, left);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod answer_model;
 mod backend;
+mod error_lines;
 mod hand_over;
 mod headers;
 mod hidden_names;
@@ -22,9 +23,10 @@ use crate::{
     provider::{Asked, Handle, Input, Symptom},
 };
 use backend::Backend;
+use error_lines::ErrorLines;
 use futures::{StreamExt, TryStreamExt, stream};
 use hand_over::{Answer, Connections, Outgoing, Patience, enter};
-use headers::{is_compressed, rename_in, request_headers, response_head};
+use headers::{is_compressed, rename_in, request_headers, response_head, unreadable_error};
 use hidden_names::HiddenNames;
 use http::{Method, Uri, header::CONTENT_TYPE};
 use model::{AsAsked, InAnswers};
@@ -130,7 +132,10 @@ impl Relay {
         let mut head = response_head(&response.head);
         let is_error = head.status >= 400;
         let hidden = model.as_ref().and_then(|model| model.hidden.clone());
-        let hidden = hidden.filter(|_| is_error && !is_compressed(&head));
+        // Nobody can look for names in it.
+        let is_unreadable = hidden.is_some() && is_error && is_compressed(&head);
+        let in_its_place = is_unreadable.then(|| unreadable_error(&mut head));
+        let hidden = hidden.filter(|_| !is_compressed(&head));
         let mut model = model.and_then(|model| rename_in(&mut head, &model.name));
         if self.own_hub.is_named_in(&response.head.headers) {
             backend.handle.send(Input::Suspect(Symptom::HubItself));
@@ -151,9 +156,18 @@ impl Relay {
             Some(model) => model.pass(part),
             None => part,
         });
-        let sent = match hidden {
-            Some(hidden) => responder.stream(&head, hidden.in_error(pin!(body))).await,
-            None => responder.stream(&head, body).await,
+        let sent = match (in_its_place, hidden) {
+            (Some(own), _) => {
+                drop(body);
+                let own = stream::iter([Ok::<_, RelayFault>(own)]);
+                responder.stream(&head, own).await
+            }
+            (None, Some(hidden)) if is_error => responder.stream(&head, hidden.in_error(pin!(body))).await,
+            (None, Some(hidden)) => {
+                let body = ErrorLines::new(hidden, kind).in_answer(body);
+                responder.stream(&head, body).await
+            }
+            (None, None) => responder.stream(&head, body).await,
         };
         if let Err(error) = &sent {
             debug!(request.id = %id, %error, "the answer was not sent completely");

@@ -53,9 +53,35 @@ pub(super) struct Run<'a> {
     conversation: OnceLock<Option<Conversation>>,
     /// Whether its model's name was a preset's when the first provider was chosen. It is never answered by the other.
     pub kind: OnceLock<Kind>,
+    /// Set once it has come to a preset whose model its caller has no name for.
+    hides_model: OnceLock<()>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(request: &'a InferenceRequest, phase: &'a CurrentPhase, ticket: u64) -> Self {
+        let begun = Instant::now();
+        Self {
+            request,
+            phase,
+            until: begun + request.options.wait,
+            begun,
+            ticket,
+            conversation: OnceLock::new(),
+            kind: OnceLock::new(),
+            hides_model: OnceLock::new(),
+        }
+    }
+
+    /// Notes what its model's name is at the provider that it goes to.
+    fn goes_to(&self, chosen: &ProviderSnapshot) {
+        let asked = self.request.model.as_str();
+        self.kind.get_or_init(|| Kind::at(chosen, asked));
+        let preset = chosen.preset(asked);
+        if preset.is_some_and(|preset| !model_access::sees_model(&self.request.caller, chosen, preset)) {
+            self.hides_model.get_or_init(|| ());
+        }
+    }
+
     pub(super) fn conversation(&self) -> Option<Conversation> {
         let InferenceRequest {
             caller,
@@ -77,7 +103,7 @@ struct Earlier {
     refusal: Option<Box<InferenceError>>,
     /// The last answer of a backend that doesn't serve the request.
     answer: Option<Box<(InferenceResponse, Attempt)>>,
-    /// The last that brought no answer, and its provider.
+    /// The last that brought no answer, and its provider: of those that a backend may have seen, if there are any.
     missed: Option<Box<(Outcome, Arc<ProviderSnapshot>)>>,
     woken_by: Option<WakeId>,
 }
@@ -85,7 +111,12 @@ struct Earlier {
 impl Earlier {
     fn keep(&mut self, outcome: Outcome, provider: &Arc<ProviderSnapshot>) {
         match outcome {
-            missed @ Outcome::Missed { .. } => self.missed = Some(Box::new((missed, provider.clone()))),
+            missed @ Outcome::Missed { .. } => {
+                let earlier = self.missed.as_ref();
+                if missed.was_seen() || earlier.is_none_or(|earlier| !earlier.0.was_seen()) {
+                    self.missed = Some(Box::new((missed, provider.clone())));
+                }
+            }
             Outcome::Refused(error) => _ = self.refusal.get_or_insert_with(|| Box::new(error)),
             // One that comes in pieces would hold up its agent.
             Outcome::Answered(response, mut attempt) if matches!(response.body, ResponseBody::Whole(_)) => {
@@ -96,21 +127,26 @@ impl Earlier {
         }
     }
 
-    /// What the caller gets of all: a backend's own words say more than that no other provider could be asked, and what became of
-    /// the request at one says more than that another sleeps, which may not be woken for it any more.
+    /// What the caller gets of all: a backend's own words say more than that no other provider could be asked, that a backend may have
+    /// seen the request says more than why another one didn't get it, and what became of it at one says more than that another
+    /// sleeps, which may not be woken for it any more.
     fn conclusion(
         &mut self,
         last: Outcome,
         provider: Arc<ProviderSnapshot>,
     ) -> (Outcome, Arc<ProviderSnapshot>) {
+        let last_was_seen = last.was_seen();
         match (last, self.answer.take(), self.missed.take()) {
             (Outcome::Refused(_) | Outcome::Missed { .. }, Some(answered), _) => {
                 let (response, attempt) = *answered;
                 (Outcome::Answered(response, attempt), provider)
             }
-            (Outcome::Refused(error), None, Some(missed)) if missed.0.was_seen() || error.is_asleep() => {
+            (Outcome::Refused(_) | Outcome::Missed { .. }, None, Some(missed))
+                if missed.0.was_seen() && !last_was_seen =>
+            {
                 *missed
             }
+            (Outcome::Refused(error), None, Some(missed)) if error.is_asleep() => *missed,
             (last, _, _) => (last, provider),
         }
     }
@@ -157,65 +193,50 @@ impl Inference {
         request: &InferenceRequest,
         phase: &CurrentPhase,
     ) -> Result<InferenceResponse, InferenceError> {
-        let answered = self.answered(request, phase).await;
-        answered.map_err(|error| {
-            if self.hides_model(request) {
-                error.without_models()
-            } else {
-                error
-            }
+        let run = Run::new(request, phase, self.queues.ticket());
+        let answered = self.answered(&run).await;
+        answered.map_err(|error| match run.hides_model.get() {
+            Some(()) => error.without_models(),
+            None => error,
         })
     }
 
-    /// Whether the request is for a preset whose model its caller has no name for.
-    fn hides_model(&self, request: &InferenceRequest) -> bool {
+    /// Whether a request names a preset that its caller may use.
+    pub async fn asks_for_preset(&self, request: &InferenceRequest) -> Result<bool, InferenceError> {
+        let until = Instant::now() + request.options.wait;
+        let find = || model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model);
+        let pool = self.startup.wait_for(until, find).await?;
         let asked = request.model.as_str();
-        let pool = self.registry.pool(asked);
-        pool.iter().any(|snapshot| {
-            let preset = snapshot.preset(asked);
-            preset.is_some_and(|preset| !model_access::sees_model(&request.caller, snapshot, preset))
-        })
+        Ok(pool.iter().any(|snapshot| snapshot.preset(asked).is_some()))
     }
 
-    async fn answered(
-        &self,
-        request: &InferenceRequest,
-        phase: &CurrentPhase,
-    ) -> Result<InferenceResponse, InferenceError> {
-        let begun = Instant::now();
-        let run = Run {
-            request,
-            phase,
-            until: begun + request.options.wait,
-            begun,
-            ticket: self.queues.ticket(),
-            conversation: OnceLock::new(),
-            kind: OnceLock::new(),
-        };
+    async fn answered(&self, run: &Run<'_>) -> Result<InferenceResponse, InferenceError> {
         let (mut policy, mut earlier, mut leeway) =
             (RetryPolicy::default(), Earlier::default(), Leeway::whole());
-        let mut chosen = self.startup.wait_for(run.until, || self.choose(&run)).await?;
-        run.kind.get_or_init(|| Kind::at(&chosen, request.model.as_str()));
+        let mut chosen = self.startup.wait_for(run.until, || self.choose(run)).await?;
         loop {
-            let outcome = Box::new(self.attempt(&run, &mut chosen, &mut leeway).await);
+            run.goes_to(&chosen);
+            let mut outcome = Box::new(self.attempt(run, &mut chosen, &mut leeway).await);
+            // It may have gone to another one, which had a slot sooner.
+            run.goes_to(&chosen);
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
             if let Outcome::Missed { error, .. } = &*outcome {
                 // It is asleep, and the journal can't say so, so it can't be woken.
                 if error.is_leaving()
                     && let Some(trouble) = self.waker.trouble()
                 {
-                    return Err(WakeError::Journal(trouble).into());
+                    *outcome = Outcome::Refused(WakeError::Journal(trouble).into());
                 }
             }
-            let next = match policy.next_step(&outcome, request.waits(run.until)) {
+            let next = match policy.next_step(&outcome, run.request.waits(run.until)) {
                 NextStep::Finish => None,
                 NextStep::AskAnother(reach) => {
                     leeway.tried.push(chosen.provider.id.clone());
                     leeway.reach = reach;
-                    self.another(&run, reach, &leeway.ruled_out())
+                    self.another(run, reach, &leeway.ruled_out())
                 }
                 NextStep::SendAgain(target) => {
-                    let found = self.find(target, &run, &chosen, &leeway.ruled_out()).await;
+                    let found = self.find(target, run, &chosen, &leeway.ruled_out()).await;
                     let is_another = |found: &Arc<ProviderSnapshot>| found.provider.id != chosen.provider.id;
                     if target == Target::AnotherOrOncePublished && found.as_ref().is_some_and(is_another) {
                         // It is awake and would have a slot sooner, but not what the request asks for.
@@ -225,7 +246,7 @@ impl Inference {
                 }
             };
             let Some(next) = next else {
-                return self.conclude(&run, *outcome, chosen, earlier);
+                return self.conclude(run, *outcome, chosen, earlier);
             };
             earlier.keep(*outcome, &chosen);
             chosen = next;
@@ -235,7 +256,7 @@ impl Inference {
     /// The member that a request begins with.
     pub(super) fn choose(&self, run: &Run<'_>) -> Result<Arc<ProviderSnapshot>, InferenceError> {
         let request = run.request;
-        let pool = self.allowed(request)?;
+        let pool = self.allowed(run)?;
         self.members.forget_withdrawn(&self.registry);
         // What an earlier run of the agent has left inactive is about to be published again.
         if let Some(missing) = self.startup.missing()
@@ -267,9 +288,21 @@ impl Inference {
         })
     }
 
-    /// The providers that have the model of a request, if its caller may use it.
-    fn allowed(&self, request: &InferenceRequest) -> Result<Vec<Arc<ProviderSnapshot>>, InferenceError> {
-        model_access::pool_for(&self.registry, &self.startup, &request.caller, &request.model)
+    /// The providers that have the model of a request, if its caller may use it. Once its name has come to mean something of another
+    /// kind, that model doesn't exist any more.
+    fn allowed(&self, run: &Run<'_>) -> Result<Vec<Arc<ProviderSnapshot>>, InferenceError> {
+        let InferenceRequest { caller, model, .. } = run.request;
+        let pool = model_access::pool_for(&self.registry, &self.startup, caller, model)?;
+        let is_of_its_kind = |kind: Kind| {
+            pool.iter()
+                .any(|snapshot| Kind::at(snapshot, model.as_str()) == kind)
+        };
+        match run.kind.get() {
+            Some(kind) if !is_of_its_kind(*kind) => {
+                Err(model_access::unknown_model(&self.registry, caller, model))
+            }
+            _ => Ok(pool),
+        }
     }
 
     /// What the caller gets once no step follows.
@@ -305,7 +338,13 @@ impl Inference {
             Outcome::Refused(error) if error.is_about_one_provider() || error.is_quota() => {
                 Err(earlier.refusal.map_or(error, |refusal| *refusal))
             }
-            Outcome::Refused(error) => Err(error.after(run.begun.elapsed())),
+            Outcome::Refused(error) => {
+                // It may have left the queue because what it asks for has gone.
+                if error.is_asleep() {
+                    self.allowed(run)?;
+                }
+                Err(error.after(run.begun.elapsed()))
+            }
             Outcome::Missed { error, .. } if error.is_leaving() => Err(if run.request.waits(run.until) {
                 self.gone(provider())
             } else {
@@ -318,7 +357,7 @@ impl Inference {
             Outcome::Missed { wake_id, error, .. } => {
                 // The model may have gone altogether.
                 if error.is_unknown_model() {
-                    self.allowed(run.request)?;
+                    self.allowed(run)?;
                 }
                 Err(InferenceError::Relay {
                     provider: provider(),
@@ -336,6 +375,49 @@ impl Inference {
             WakeError::Unknown { provider }.into()
         } else {
             InferenceError::NotReady(Missing::Journal)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::tests::snapshot_at;
+    use reveille_bus::relay::{FaultCode, RelayFault};
+
+    fn missed(code: FaultCode) -> Outcome {
+        Outcome::Missed {
+            sequence: 1,
+            wake_id: None,
+            error: RelayFault::new(code, "a sentence").into(),
+        }
+    }
+
+    #[test]
+    fn a_request_that_a_backend_may_have_seen_never_ends_as_one_that_none_has() {
+        let (seen, unseen) = (
+            || missed(FaultCode::BackendFailed),
+            || missed(FaultCode::UnknownModel),
+        );
+        let refused = || Outcome::Refused(WakeError::Unavailable("away".to_owned()).into());
+        for (kept, last, at, was_seen) in [
+            (vec![seen()], unseen(), "0/p", true),
+            (vec![seen()], refused(), "0/p", true),
+            (vec![seen(), unseen()], unseen(), "0/p", true),
+            (vec![seen(), unseen()], refused(), "0/p", true),
+            (vec![unseen(), seen(), unseen()], unseen(), "1/p", true),
+            (vec![seen(), unseen()], seen(), "last/p", true),
+            (vec![unseen()], unseen(), "last/p", false),
+        ] {
+            let mut earlier = Earlier::default();
+            for (number, outcome) in kept.into_iter().enumerate() {
+                earlier.keep(outcome, &snapshot_at(&format!("{number}/p"), 1));
+            }
+            let (outcome, provider) = earlier.conclusion(last, snapshot_at("last/p", 1));
+            assert_eq!(
+                (provider.provider.id.to_string().as_str(), outcome.was_seen()),
+                (at, was_seen)
+            );
         }
     }
 }

@@ -31,10 +31,16 @@ pub(crate) fn pool_for(
     if let Some(missing) = startup.missing() {
         return Err(InferenceError::NotReady(missing));
     }
-    Err(InferenceError::UnknownModel {
+    Err(unknown_model(registry, caller, model))
+}
+
+/// The error for a model that doesn't exist for the caller, with the names that are like its own.
+pub(super) fn unknown_model(registry: &Registry, caller: &Caller, model: &ModelName) -> InferenceError {
+    let is_another = |name: &str| name != model.as_str() && caller.may_ask(name, name);
+    InferenceError::UnknownModel {
         model: model.clone(),
-        nearest: registry.nearest(asked, &|name| caller.may_ask(name, name)),
-    })
+        nearest: registry.nearest(model.as_str(), &is_another),
+    }
 }
 
 /// Whether `asked` is `agent/provider/model`, and the caller may ask all of that agent's providers for the model by `agent/model`. That

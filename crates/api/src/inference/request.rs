@@ -74,7 +74,7 @@ impl InferenceRequest {
     }
 
     /// Its path without the query.
-    pub(super) fn plain_path(&self) -> &str {
+    pub fn plain_path(&self) -> &str {
         self.path.split('?').next().unwrap_or_default()
     }
 

@@ -129,13 +129,13 @@ pub(super) fn overruled(
     })
 }
 
-/// The names that mean different things at different agents, as far as the log has told them.
+/// The names that mean different things at different agents, as they were last logged.
 #[derive(Debug, Default)]
-pub(super) struct Told(BTreeMap<ModelName, Vec<(ProviderId, Overruled)>>);
+pub(super) struct LoggedConflicts(BTreeMap<ModelName, Vec<(ProviderId, Overruled)>>);
 
-impl Told {
+impl LoggedConflicts {
     /// Logs what has changed about a name. `pool`: all that publish it, in order.
-    pub(super) fn look(&mut self, pool: &[Arc<ProviderSnapshot>], name: &ModelName) {
+    pub(super) fn log_changes(&mut self, pool: &[Arc<ProviderSnapshot>], name: &ModelName) {
         let overruled = pool.iter().filter_map(|snapshot| {
             let id = &snapshot.provider.id;
             let overruled = overruled(pool, snapshot, name)?;
@@ -226,14 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_overruled_is_told_with_what_wins() {
+    fn what_is_overruled_is_shown_with_what_wins() {
         let pool = pool(&[
             ("a/p", Some("000000000001"), Active),
             ("b/p", None, Active),
             ("c/p", Some("000000000002"), Active),
         ]);
         let name = ModelName::parse("bot").expect("legal");
-        let told: Vec<_> = pool
+        let shown: Vec<_> = pool
             .iter()
             .map(|snapshot| {
                 let overruled = overruled(&pool, snapshot, &name)?;
@@ -242,7 +242,7 @@ mod tests {
             .collect();
         let at = "a/p".to_owned();
         assert_eq!(
-            told,
+            shown,
             [
                 None,
                 Some((Kind::Model, Kind::Preset, at.clone())),
@@ -252,16 +252,16 @@ mod tests {
     }
 
     #[test]
-    fn the_log_tells_each_conflict_of_agents_once_until_it_is_over() {
+    fn each_conflict_of_agents_is_logged_once_until_it_is_over() {
         let name = ModelName::parse("bot").expect("legal");
-        let mut told = Told::default();
+        let mut logged = LoggedConflicts::default();
         let (one, other) = (Some("000000000001"), Some("000000000002"));
-        told.look(&pool(&[("a/p", one, Active), ("a/q", other, Active)]), &name);
-        assert!(told.0.is_empty(), "its agent is just being reloaded");
+        logged.log_changes(&pool(&[("a/p", one, Active), ("a/q", other, Active)]), &name);
+        assert!(logged.0.is_empty(), "its agent is just being reloaded");
         let differ = pool(&[("a/p", one, Active), ("b/p", other, Active)]);
-        told.look(&differ, &name);
-        assert_eq!(told.0.len(), 1);
-        told.look(&differ[..1], &name);
-        assert!(told.0.is_empty());
+        logged.log_changes(&differ, &name);
+        assert_eq!(logged.0.len(), 1);
+        logged.log_changes(&differ[..1], &name);
+        assert!(logged.0.is_empty());
     }
 }

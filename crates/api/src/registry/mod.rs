@@ -6,7 +6,7 @@ mod meaning;
 pub(crate) mod tests;
 
 use crate::{agents::Agents, keys::Keys, owner_refusals::OwnerRefusals, staying_awake::StayingAwake};
-use meaning::Told;
+use meaning::LoggedConflicts;
 pub(crate) use meaning::{Kind, Overruled};
 use parking_lot::RwLock;
 use reveille_bus::{
@@ -104,8 +104,7 @@ struct Table {
     providers: BTreeMap<ProviderId, watch::Sender<Arc<ProviderSnapshot>>>,
     models: HashMap<String, Vec<ProviderId>>,
     unreadable: HashSet<String>,
-    /// Which conflicts about names the log has told.
-    told: Told,
+    logged_conflicts: LoggedConflicts,
     /// The commit each provider's next command builds on.
     last_commits: HashMap<ProviderId, JournalContext<Provider>>,
     /// Whether the journal is being followed, and is surely the one that was folded.
@@ -309,7 +308,7 @@ impl Registry {
                 "read the journal: {}",
                 counted(providers, "provider")
             );
-            table.tell_all();
+            table.log_all();
         }
         table.current = true;
         drop(table);
@@ -393,19 +392,19 @@ impl Table {
     }
 
     /// Logs what has changed about names that mean different things.
-    fn tell(&mut self, names: &[ModelName]) {
+    fn log_changes(&mut self, names: &[ModelName]) {
         for name in names {
             let pool = self.publishing(name);
-            self.told.look(&pool, name);
+            self.logged_conflicts.log_changes(&pool, name);
         }
     }
 
-    fn tell_all(&mut self) {
+    fn log_all(&mut self) {
         let all = self.providers.values();
         let names: BTreeSet<_> = all
             .flat_map(|slot| slot.borrow().provider.spec.models().to_vec())
             .collect();
-        self.tell(&names.into_iter().collect::<Vec<_>>());
+        self.log_changes(&names.into_iter().collect::<Vec<_>>());
     }
 
     fn snapshot(&self, id: &ProviderId) -> Option<Arc<ProviderSnapshot>> {
@@ -433,7 +432,7 @@ impl Table {
             Ok((_, AnyCommit::Provider(commit))) => {
                 let published = self.take_provider(&commit.state, entry.sequence);
                 if ready {
-                    self.tell(&published);
+                    self.log_changes(&published);
                 }
             }
             Err(error) => {

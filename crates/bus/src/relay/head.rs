@@ -74,7 +74,7 @@ pub const PRESET_PATHS: [&str; 7] = [
     "/api/generate",
     "/apply-template",
 ];
-/// What is posted to ask about a model; its preset has the same answer.
+/// What is posted to ask about a model. The API answers it for a preset, and agents still get it from older ones.
 const SHOW_PATH: &str = "/api/show";
 /// What may be got from a backend.
 pub const GET_PATHS: [&str; 2] = ["/v1/audio/voices", PROPS_PATH];

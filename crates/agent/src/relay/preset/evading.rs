@@ -106,8 +106,11 @@ pub(super) fn check(objects: &[&Object<'_>], may_be: impl Fn(&str) -> bool) -> R
         if let Some((field, ..)) = evading {
             return Err(evades(field));
         }
-        let arguments = object.get(ARGUMENTS).filter(|_| !may_be(ARGUMENTS));
-        let given = arguments.and_then(names_of).unwrap_or_default();
+        let Some(arguments) = object.get(ARGUMENTS).filter(|_| !may_be(ARGUMENTS)) else {
+            continue;
+        };
+        // Some backends read a text as the object that is written in it.
+        let given = names_of(arguments).ok_or_else(|| format!("`{ARGUMENTS}` must be an object"))?;
         let is_harmless = |name: &String| HARMLESS_ARGUMENTS.contains(&name.as_str());
         if let Some(other) = given.iter().find(|name| !is_harmless(name)) {
             return Err(evades(&format!("{ARGUMENTS}.{}", shown(other))));

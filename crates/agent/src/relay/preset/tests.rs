@@ -232,6 +232,16 @@ fn what_backends_could_read_differently_is_refused_without_a_word_of_the_preset(
             r#"{"chat_template":"{{ x }}"}"#,
             "`chat_template` could leave out",
         ),
+        (
+            CHAT,
+            r#"{"chat_template_kwargs":"{\"messages\":[]}"}"#,
+            "`chat_template_kwargs` must be an object",
+        ),
+        (
+            OLLAMA_CHAT,
+            r#"{"options":{"chat_template_kwargs":[["messages",[]]]}}"#,
+            "`chat_template_kwargs` must be an object",
+        ),
         (GENERATE, r#"{"raw":true}"#, "`raw` could leave out"),
         (
             GENERATE,

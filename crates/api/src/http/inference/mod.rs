@@ -114,10 +114,14 @@ async fn respond_whole(
     request: Box<InferenceRequest>,
     rest: Option<Box<Reading>>,
 ) -> Result<Response, ApiError> {
+    // A backend's answer has the name of the preset's model, and where that comes from.
+    if request.plain_path() == SHOW && state.inference.asks_for_preset(&request).await? {
+        return Ok(ollama::show(&state, &request).into_response());
+    }
     let phase = CurrentPhase::default();
     let answering = Box::pin(state.inference.answer(&request, &phase));
     match arriving::while_reading(rest, answering).await {
-        Err(InferenceError::Asleep { .. }) if request.path == SHOW => {
+        Err(InferenceError::Asleep { .. }) if request.plain_path() == SHOW => {
             Ok(ollama::show(&state, &request).into_response())
         }
         answered => Ok(respond::respond(request.endpoint, answered?, None)?),

@@ -237,10 +237,8 @@ async fn a_request_for_a_preset_is_never_answered_by_a_model_that_has_taken_its_
         });
     };
     let (answer, ()) = futures::future::join(Answer::of(request), lost).await;
-    assert_eq!(
-        (answer.status, answer.error().as_str()),
-        (503, "agent_unreachable")
-    );
+    assert_eq!((answer.status, answer.error().as_str()), (404, "model_not_found"));
+    assert!(!answer.text().contains("similar"), "{}", answer.text());
     assert_eq!(served.hub.sent().len(), 0);
     served.replies_hello(1);
     let next = Answer::of(served.post("/v1/chat/completions", &body("/v1/chat/completions"))).await;
@@ -379,6 +377,66 @@ async fn a_key_for_a_preset_alone_reads_its_models_name_nowhere() {
             failed.text()
         );
     }
+}
+
+#[tokio::test]
+async fn a_key_for_a_preset_alone_reads_no_models_name_if_the_preset_is_withdrawn_while_it_wakes() {
+    let (served, root) = locked().await;
+    served.hub.publish("a/vllm", "m", hibernating());
+    add_bot(&served, "a/vllm", "0123456789ab");
+    let key = served.key_for(&root, &["infer:bot"]).await;
+    let withdrawn = async {
+        served.hub.until("a wake", |hub| hub.asked() == 1).await;
+        served.hub.change("a/vllm", |provider| {
+            provider.spec =
+                ProviderSpec::new(vec![model("m")], provider.spec.wake().copied(), true).expect("a spec");
+        });
+        let said = "the server there lists `x`, not `Org/Own`";
+        served.hub.fail_wakes(WakeError::Failed {
+            provider: "a/vllm".parse().expect("an id"),
+            wake_id: None,
+            failure: Box::new(WakeFailure::new(WakeFailureKind::Recipe, MODELS_STAGE, said)),
+            retry_after: None,
+            spent: Duration::ZERO,
+        });
+    };
+    let (failed, ()) = futures::future::join(served.chat_with(&key, "bot"), withdrawn).await;
+    assert_eq!(failed.error(), "wake_failed");
+    assert!(!failed.text().contains("Org/Own"), "{}", failed.text());
+}
+
+#[tokio::test]
+async fn what_a_preset_is_asked_about_itself_is_answered_without_its_backend() {
+    let (served, root) = locked().await;
+    let key = served.key_for(&root, &["infer:bot"]).await;
+    let any = served.key_for(&root, &["infer:*"]).await;
+    for (machine, status) in [("a/vllm", active()), ("b/vllm", hibernating())] {
+        served.hub.publish(machine, "m", status);
+        add_bot(&served, machine, "0123456789ab");
+    }
+    let show = async |key: &str, model: &str| {
+        let asked = served.post("/api/show?verbose=1", &json!({ "model": model }));
+        Answer::of(asked.bearer_auth(key)).await
+    };
+    for (key, name) in [(&key, "bot"), (&any, "bot"), (&any, "a/bot"), (&any, "b/bot")] {
+        let shown = show(key, name).await;
+        assert_eq!((shown.status, &shown.json()["name"]), (200, &json!(name)));
+        assert_eq!(shown.json()["modelfile"], json!(""));
+    }
+    assert_eq!(show(&key, "m").await.status, 404, "it isn't the key's");
+    assert_eq!((served.hub.asked(), served.hub.sent().len()), (0, 0));
+
+    // A model's own answer is its backend's.
+    served.hub.replies([Reply::Whole(
+        200,
+        "application/json",
+        "{\"modelfile\":\"FROM x\"}".into(),
+    )]);
+    let of_model = show(&any, "a/m").await;
+    assert_eq!(
+        (of_model.status, &of_model.json()["modelfile"]),
+        (200, &json!("FROM x"))
+    );
 }
 
 #[tokio::test]
