@@ -6,7 +6,7 @@
 
 use super::hidden_names::HiddenNames;
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt, future::ready, stream};
+use futures::{Stream, StreamExt, stream};
 use reveille_bus::relay::AnswerKind;
 use serde_json::Value;
 
@@ -47,18 +47,16 @@ impl ErrorLines {
     }
 
     /// The body of such an answer without the names in its errors.
-    pub fn in_answer<E, S>(mut self, body: S) -> impl Stream<Item = Result<Bytes, E>>
+    pub fn in_answer<E, S>(self, body: S) -> impl Stream<Item = Result<Bytes, E>>
     where
-        S: Stream<Item = Result<Bytes, E>>,
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
     {
-        let pieces = body.map(Some).chain(stream::iter([None]));
-        let shown = pieces.map(move |piece| match piece {
-            Some(Ok(piece)) => [Some(Ok(self.pass(piece))), None],
-            Some(Err(error)) => [Some(Ok(self.end())), Some(Err(error))],
-            None => [Some(Ok(self.end())), None],
-        });
-        let shown = shown.flat_map(|shown| stream::iter(shown.into_iter().flatten()));
-        shown.filter(|shown| ready(!matches!(shown, Ok(bytes) if bytes.is_empty())))
+        let begin = Answer {
+            lines: self,
+            body: Some(body),
+            error: None,
+        };
+        stream::unfold(begin, Answer::next)
     }
 
     /// The lines that have come to their end with the next piece of the answer.
@@ -126,6 +124,34 @@ impl ErrorLines {
             let is_named = |field: &str| json[field] == "error";
             has_error(&json) || has_error(&json["response"]) || is_named("type") || is_named("object")
         })
+    }
+}
+
+/// An answer on its way.
+struct Answer<E, S> {
+    lines: ErrorLines,
+    /// `None` once it has ended.
+    body: Option<S>,
+    /// What broke it off, behind what was held back.
+    error: Option<E>,
+}
+
+impl<E, S: Stream<Item = Result<Bytes, E>> + Unpin> Answer<E, S> {
+    async fn next(mut self) -> Option<(Result<Bytes, E>, Self)> {
+        while let Some(body) = &mut self.body {
+            let shown = match body.next().await {
+                Some(Ok(piece)) => self.lines.pass(piece),
+                ended => {
+                    (self.body, self.error) = (None, ended.and_then(Result::err));
+                    self.lines.end()
+                }
+            };
+            if !shown.is_empty() {
+                return Some((Ok(shown), self));
+            }
+        }
+        let error = self.error.take()?;
+        Some((Err(error), self))
     }
 }
 

@@ -164,8 +164,8 @@ impl Relay {
             }
             (None, Some(hidden)) if is_error => responder.stream(&head, hidden.in_error(pin!(body))).await,
             (None, Some(hidden)) => {
-                let body = ErrorLines::new(hidden, kind).in_answer(body);
-                responder.stream(&head, body).await
+                let lines = ErrorLines::new(hidden, kind);
+                responder.stream(&head, lines.in_answer(pin!(body))).await
             }
             (None, None) => responder.stream(&head, body).await,
         };
