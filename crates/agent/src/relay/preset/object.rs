@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use std::{collections::BTreeMap, fmt};
 
 /// Why a preset can't be put into a request: a sentence for its caller, without any of its content.
-pub(in crate::relay) type Conflict = String;
+pub(crate) type Conflict = String;
 
 /// An object, as far as it is of interest.
 pub(super) struct Object<'a> {
