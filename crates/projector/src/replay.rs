@@ -18,12 +18,15 @@ use sqlx::{
     Executor, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// The field with the hash of a secret.
 const SECRET: &str = "secret";
 /// The events that have it.
 const WITH_SECRET: [&str; 3] = ["AgentTokenIssued", "KeyCreated", "KeyRotated"];
+
+/// How long a pooler may take to have a session for the replay: nobody waits for an audit to be quick.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Replays aggregates in one snapshot of the database.
 pub(crate) struct Replay {
@@ -48,6 +51,7 @@ impl Replay {
         let snapshot: Arc<str> = snapshot.into();
         let pool = PgPoolOptions::new()
             .max_connections(1)
+            .acquire_timeout(PATIENCE)
             .after_connect(move |db, _| {
                 let snapshot = snapshot.clone();
                 Box::pin(async move { db.execute(&*snapshot).await.map(drop) })
@@ -74,6 +78,8 @@ impl Replay {
         let (Some(state), Some(events)) = (last.state, last.event_seq) else {
             return Ok(Replayed::Unknown);
         };
+        // The repository takes a pool that gives no connection in time for the end of the events.
+        drop(self.pool.acquire().await.map_err(postgres)?);
         let repository = PostgresEventRepository::new(self.pool.clone());
         let mut stream = repository.stream_events::<A>(&id.id()).await.map_err(postgres)?;
         let (mut replayed, mut count) = (A::default(), 0);

@@ -1,7 +1,7 @@
 //! A cluster whose leader moves and whose nodes die under racing commands: what was acknowledged stays where it was said
 //! to be, nothing takes effect twice, and it goes on within seconds.
 
-use crate::events::{PATIENCE, check, jetstream, meta, open, stored};
+use crate::events::{PATIENCE, check, meta, open, stored};
 use async_nats::jetstream;
 use futures::future::join_all;
 use reveille_bus::{
@@ -43,7 +43,7 @@ async fn no_commit_is_lost_or_doubled_while_the_leader_moves_and_nodes_die() {
     let connections = join_all(urls.iter().map(|url| open(url))).await;
     let connection = &connections[0];
     wait_until("the streams are there", PATIENCE, async || {
-        ensure_streams(&jetstream(connection)).await.ok()
+        ensure_streams(&connection.jetstream()).await.ok()
     })
     .await;
     let followed = Followers::start(&connections);
@@ -120,7 +120,7 @@ async fn no_commit_is_lost_or_doubled_while_the_leader_moves_and_nodes_die() {
 }
 
 async fn info(connection: &Connection) -> Option<jetstream::stream::ClusterInfo> {
-    let stream = jetstream(connection).get_stream(JOURNAL_STREAM).await.ok()?;
+    let stream = connection.jetstream().get_stream(JOURNAL_STREAM).await.ok()?;
     stream.cached_info().cluster.clone()
 }
 

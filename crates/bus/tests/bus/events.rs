@@ -138,7 +138,8 @@ pub async fn open(url: &str) -> Connection {
         .unwrap()
 }
 
-/// JetStream with patience for a busy machine; a connection's own soon takes silence for an outage.
+/// JetStream with patience for a busy machine. What is asked again and again takes the connection's own, which soon takes silence for an
+/// outage: a cluster may lose an answer.
 pub fn jetstream(connection: &Connection) -> jetstream::Context {
     let mut js = connection.jetstream();
     js.set_timeout(PATIENCE);

@@ -141,7 +141,7 @@ async fn the_last_heartbeat_of_each_agent_is_heard_by_whoever_starts_later_even_
         heartbeats::send(&client, heartbeat).await.unwrap();
     }
     wait_until("both are stored", PATIENCE, async || {
-        let stream = jetstream(&connection).get_stream(HEARTBEATS_STREAM).await.ok()?;
+        let stream = connection.jetstream().get_stream(HEARTBEATS_STREAM).await.ok()?;
         (stream.cached_info().state.last_sequence == 2).then_some(())
     })
     .await;

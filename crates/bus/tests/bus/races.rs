@@ -105,7 +105,7 @@ async fn a_cluster_decides_races_as_one_server_does() {
     let nodes = Nats::start_cluster().await;
     let connections = join_all(nodes.iter().map(|node| async { open(&node.url()).await })).await;
     wait_until("the streams are there", PATIENCE, async || {
-        ensure_streams(&jetstream(&connections[0])).await.ok()
+        ensure_streams(&connections[0].jetstream()).await.ok()
     })
     .await;
     for name in [reveille_bus::JOURNAL_STREAM, reveille_bus::HEARTBEATS_STREAM] {
@@ -137,7 +137,7 @@ async fn a_cluster_has_two_codes_for_a_lost_race() {
     let nodes = Nats::start_cluster().await;
     let connection = open(&nodes[0].url()).await;
     wait_until("the streams are there", PATIENCE, async || {
-        ensure_streams(&jetstream(&connection)).await.ok()
+        ensure_streams(&connection.jetstream()).await.ok()
     })
     .await;
     let client = connection.client();
