@@ -99,6 +99,8 @@ impl RowsAudit {
         breaches.extend(self.compare_wakes(in_flight.collect()).await?);
         breaches.extend(self.compare_totals().await?);
         breaches.extend(self.compare_llms(states).await?);
+        // A pooler of transactions may have no third session.
+        self.db.execute("ROLLBACK").await.map_err(postgres)?;
         breaches.extend(self.replay_all(states).await?);
         self.replay.end().await?;
         Ok((breaches, self.rows))
