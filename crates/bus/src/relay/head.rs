@@ -100,7 +100,7 @@ const OWN_FOLDERS: [&str; 2] = ["/reveille/", "/v1/models/"];
 const MODELS_PATH: &str = "/v1/models";
 
 /// Whether a request with this method and path may name a preset: its body has a place for one, or it only asks about a model. What
-/// [`PROPS_PATH`] answers has the model's file and template, which aren't the preset's.
+/// `/props` answers has the model's file and template, which aren't the preset's.
 #[must_use]
 pub fn takes_presets(method: &str, path: &str) -> bool {
     match method {
