@@ -3,8 +3,8 @@
 //! Three aggregates: [`Agent`] accepts sessions, numbers them with epochs, and knows the key that authenticates the
 //! agent; [`Provider`] owns the status transitions and the single wake in flight; [`Key`] defines what a client may do.
 //! Each has a pure `decide(&self, command) -> events` and `evolve(self, event) -> self`; time and ids come in with the
-//! command. [`rows`] derives from their commits what the query API shows. This crate knows nothing of NATS, Postgres,
-//! tokio or clocks.
+//! command. [`rows`] derives from their commits what the query API shows; [`requests`] are remembered apart from them. This crate
+//! knows nothing of NATS, Postgres, tokio or clocks.
 
 mod agent;
 mod aggregate;
@@ -16,6 +16,7 @@ pub mod key;
 mod model;
 mod names;
 pub mod provider;
+pub mod requests;
 pub mod rows;
 mod secret;
 mod spec;
@@ -29,7 +30,7 @@ pub use agent::{
 pub use balancing::{Balancing, CONCURRENCIES, InvalidBalancing, PRIORITIES, WEIGHTS};
 pub use counted::counted;
 pub use fair::{FairLine, Turns};
-pub use ids::{CommandId, Epoch, ReportId, ReportSeq, SessionId, TokenId, WakeId};
+pub use ids::{CommandId, Epoch, RecordId, ReportId, ReportSeq, SessionId, TokenId, WakeId};
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Priority, Scope, Scopes};
 pub use model::{MAX_CAPABILITIES, ModelDetails, latest_alias, named};
 pub use names::{

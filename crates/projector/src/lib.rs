@@ -18,6 +18,8 @@ mod order;
 mod projection;
 mod query;
 mod rebuild;
+mod request_log;
+mod requests;
 mod run;
 mod scratch;
 mod sql;

@@ -5,7 +5,7 @@ use super::{
     auth::{self, Check},
     error_response::family,
     health, hub, inference, keys, metrics, models, ollama, openapi, origin, path,
-    queries::{events, llms, providers, status, wakes},
+    queries::{events, llms, providers, requests, status, wakes, why},
     request_id::{self, RequestId},
 };
 use crate::{
@@ -72,6 +72,8 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
         .route("/metrics", get(metrics::page))
         .nest("/reveille/v1", queries())
         .route_layer(require(|caller| caller.require(&Scope::Query)));
+    // Each key sees its own.
+    let own = Router::new().nest("/reveille/v1", own());
     let commands = Router::new()
         .nest("/reveille/v1", commands())
         .route_layer(require(|caller| caller.require(&Scope::Admin)));
@@ -80,6 +82,7 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
         .route_layer(require(Caller::require_admin_key));
     let router = inference
         .merge(queries)
+        .merge(own)
         .merge(commands)
         .merge(access)
         .route_layer(authenticate)
@@ -185,6 +188,14 @@ fn queries() -> Router<AppState> {
         .route("/events", get(events::list_or_follow))
         .route("/agents", get(agents::list))
         .route("/status", get(status::status))
+}
+
+fn own() -> Router<AppState> {
+    Router::new()
+        .route("/requests", get(requests::list))
+        .route("/requests/{id}", get(requests::one))
+        .route("/usage", get(requests::usage))
+        .route("/why/{*id}", get(why::why))
 }
 
 fn commands() -> Router<AppState> {

@@ -206,6 +206,27 @@ impl InferenceError {
         }
     }
 
+    /// Whether its words may have something that only the request has.
+    pub const fn repeats_the_request(&self) -> bool {
+        match self {
+            Self::UnknownModel { .. } | Self::Body(_) => true,
+            Self::NotReady(_)
+            | Self::LacksPath { .. }
+            | Self::NoPlaceForPreset { .. }
+            | Self::NoModel { .. }
+            | Self::Asleep { .. }
+            | Self::FallingAsleep { .. }
+            | Self::Waking { .. }
+            | Self::QueueFull { .. }
+            | Self::QueueTimedOut { .. }
+            | Self::WaitTooShort { .. }
+            | Self::Wake(_)
+            | Self::Relay { .. }
+            | Self::BadResponse { .. }
+            | Self::CutShort { .. } => false,
+        }
+    }
+
     /// True when no backend can have seen the request.
     pub fn never_handed_over(&self) -> bool {
         match self {

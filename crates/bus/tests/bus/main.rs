@@ -16,5 +16,6 @@ mod messages;
 mod proxy;
 mod races;
 mod raw_client;
+mod requests;
 mod streams;
 mod versions;

@@ -9,4 +9,5 @@ mod journal;
 mod pooled;
 mod rebuild;
 mod reference;
+mod requests;
 mod stores;

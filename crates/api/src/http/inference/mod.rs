@@ -6,6 +6,7 @@ mod asked;
 mod backend_error;
 mod completion;
 mod decoded;
+mod recorded;
 mod respond;
 mod sniff;
 mod sse_keepalive;
@@ -23,14 +24,17 @@ use crate::{
         endpoint::SHOW, headers,
     },
     keys::Caller,
+    requests::{note, within},
 };
 use axum::{
     Extension,
+    body::Body,
     extract::{Request, State},
+    http::request::Parts,
     response::{IntoResponse, Response},
 };
 
-/// Answers a request for `path`, one of the endpoint's.
+/// Answers a request for `path`, one of the endpoint's, and records it.
 pub(super) async fn infer(
     endpoint: &'static Endpoint,
     path: &str,
@@ -40,6 +44,20 @@ pub(super) async fn infer(
 ) -> Result<Response, ApiError> {
     let (mut parts, body) = request.into_parts();
     let caller = parts.extensions.remove::<Caller>().ok_or(ApiError::NotReady)?;
+    let recording = recorded::begin(&state.recorder, &id, &caller, endpoint, path);
+    let answering = answer(endpoint, path, state, caller, id, parts, body);
+    recorded::end(&recording, within(recording.clone(), answering).await)
+}
+
+async fn answer(
+    endpoint: &'static Endpoint,
+    path: &str,
+    state: AppState,
+    caller: Caller,
+    id: RequestId,
+    parts: Parts,
+    body: Body,
+) -> Result<Response, ApiError> {
     let mut options = Options::read(&parts.headers, state.limits.timings.wait, caller.progress())?;
     if !endpoint.wakes {
         options.wake = WakeMode::Never;
@@ -61,6 +79,7 @@ pub(super) async fn infer(
         body,
         reading,
     } = Box::pin(head.asked(body)).await?;
+    note(|recording| recording.asked(&model, stream));
     let request = InferenceRequest {
         endpoint,
         path: sent_path,

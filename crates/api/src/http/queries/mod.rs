@@ -3,8 +3,10 @@
 pub(super) mod events;
 pub(super) mod llms;
 pub(super) mod providers;
+pub(super) mod requests;
 pub(super) mod status;
 pub(super) mod wakes;
+pub(super) mod why;
 
 use super::extract::parsed;
 use reveille_domain::{
