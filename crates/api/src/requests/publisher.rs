@@ -3,29 +3,29 @@
 use super::Recorder;
 use reveille_bus::requests::{RequestBatch, RequestFollower, RequestLog};
 use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// How often a batch is stored, if there is anything to be told.
 const EVERY: Duration = Duration::from_secs(1);
+/// The longest pause after failures: without permission, each attempt is a line in the server's log.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How far back the stream is read after a start, in batches.
 const RECALLED_BATCHES: u64 = 20_000;
 
 /// Stores what `recorder` has to tell, until `served` and then the rest.
 pub(crate) async fn publish(recorder: Recorder, log: RequestLog, served: CancellationToken) {
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut publisher = Publisher {
         recorder,
         log,
         stored: 0,
         unstored: None,
-        has_failed: false,
+        pause: EVERY,
     };
     loop {
         tokio::select! {
-            _ = ticks.tick() => {
+            () = sleep(publisher.pause) => {
                 publisher.store().await;
             }
             () = served.cancelled() => return publisher.store_the_rest().await,
@@ -40,7 +40,8 @@ struct Publisher {
     stored: u64,
     /// The next one, until it is known to be stored.
     unstored: Option<RequestBatch>,
-    has_failed: bool,
+    /// The pause before the next one: longer after each failure.
+    pause: Duration,
 }
 
 impl Publisher {
@@ -53,7 +54,7 @@ impl Publisher {
             return false;
         };
         let storing = async {
-            if self.has_failed || self.stored == 0 {
+            if self.pause > EVERY || self.stored == 0 {
                 self.log.ensure().await?;
             }
             self.log.store(batch).await
@@ -62,13 +63,14 @@ impl Publisher {
             Ok(()) => {
                 self.stored = batch.number;
                 self.unstored = None;
-                if std::mem::take(&mut self.has_failed) {
+                if std::mem::replace(&mut self.pause, EVERY) > EVERY {
                     info!("the records of requests are stored again");
                 }
                 true
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.has_failed, true) {
+                let pause = (2 * self.pause).min(LONGEST_PAUSE);
+                if std::mem::replace(&mut self.pause, pause) == EVERY {
                     warn!(%error, "the records of requests can't be stored: trying again, and keeping them in memory");
                 }
                 false
