@@ -7,12 +7,20 @@ use crate::{
     wakes::MAX_WAITING,
 };
 use reveille_bus::{Beginning, JournalHealth, NatsAccess, access::NatsKey};
-use reveille_domain::{AgentKey, AgentName, ModelName};
+use reveille_domain::{AgentKey, AgentName, ModelName, requests::PastRequests, rows::Rows};
+use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The largest body of an inference request by default, in bytes.
 pub const DEFAULT_BODY_BYTES: usize = 32 * 1024 * 1024;
+
+/// The projector's database, as a replica reads it.
+#[derive(Clone)]
+pub struct Database {
+    pub rows: Arc<dyn Rows>,
+    pub requests: Arc<dyn PastRequests>,
+}
 
 /// How this replica answers for the keys of agents, where the hub's NATS servers ask for keys.
 #[derive(Debug, Clone)]

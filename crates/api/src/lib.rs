@@ -21,11 +21,13 @@ mod metrics;
 pub mod origin;
 mod owner_refusals;
 mod registry;
+mod requests;
 pub mod server;
 mod service;
 mod staying_awake;
 pub mod wakes;
+mod why;
 
-pub use config::{AgentAuth, AgentHub, Config, DEFAULT_BODY_BYTES, JoinAddresses};
+pub use config::{AgentAuth, AgentHub, Config, DEFAULT_BODY_BYTES, Database, JoinAddresses};
 pub use inference::endpoint::{ServedPath, served_paths};
 pub use service::{ApiFailure, run};

@@ -2,7 +2,7 @@
 
 use crate::{
     commands::Commands,
-    config::{AgentAuth, Config},
+    config::{AgentAuth, Config, Database},
     control::{self, Control, Presence, Sweeper, admission, enrollment},
     history::{self, JournalFeed, JournalRows},
     http::{self, AppServices, AppState, HttpLimits, Readiness},
@@ -10,6 +10,7 @@ use crate::{
     metrics::Metrics,
     origin::OriginPolicy,
     registry::Registry,
+    requests::{self, EveryRequest, Recorder},
     server,
     wakes::Wakes,
 };
@@ -21,8 +22,12 @@ use reveille_bus::{
     enroll::EnrollRequests,
     heartbeats::HeartbeatWatch,
     relay::{RelayClient, RelayLimits, RelayStartError},
+    requests::RequestLog,
 };
-use reveille_domain::rows::{LoadedAt, Rows};
+use reveille_domain::{
+    requests::PastRequests,
+    rows::{LoadedAt, Rows},
+};
 use std::{future::pending, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
@@ -51,13 +56,13 @@ pub enum ApiFailure {
     Http(#[from] std::io::Error),
 }
 
-/// Serves `listener` until `shutdown`; queries are answered from `rows`, or from memory without.
+/// Serves `listener` until `shutdown`; queries are answered from `database`, or from memory without.
 ///
 /// # Errors
 /// When the process can't go on.
 pub async fn run(
     config: Config,
-    rows: Option<Arc<dyn Rows>>,
+    database: Option<Database>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ApiFailure> {
@@ -72,8 +77,9 @@ pub async fn run(
         replica: Some(config.replica.clone()),
         ..config.beginning.clone()
     };
-    service.fold_journal(beginning, rows.clone(), broken);
-    let state = service.start(&config, &relay, rows).await?;
+    let rows = database.as_ref().map(|database| database.rows.clone());
+    service.fold_journal(beginning, rows, broken);
+    let state = service.start(&config, &relay, database).await?;
     let address = listener.local_addr()?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     info!(http.address = %address, replica.name = config.replica, "serving {scheme}://{address}");
@@ -103,6 +109,7 @@ pub async fn run(
         }
     };
     shutdown.cancel();
+    service.served.cancel();
     service.tasks.close();
     if tokio::time::timeout(STOP_WAIT, service.tasks.wait())
         .await
@@ -141,6 +148,8 @@ struct Service {
     commands: Commands,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    /// Cancelled once no request is served any longer.
+    served: CancellationToken,
 }
 
 impl Service {
@@ -157,6 +166,7 @@ impl Service {
             registry,
             tasks: TaskTracker::new(),
             shutdown: shutdown.clone(),
+            served: CancellationToken::new(),
         }
     }
 
@@ -171,7 +181,7 @@ impl Service {
         &self,
         config: &Config,
         relay: &Connection,
-        rows: Option<Arc<dyn Rows>>,
+        database: Option<Database>,
     ) -> Result<AppState, ApiFailure> {
         let (registry, commands, presence) = (&self.registry, &self.commands, Presence::default());
         self.count_wakes();
@@ -199,6 +209,9 @@ impl Service {
 
         let relay_client =
             RelayClient::start(relay.client().clone(), &config.replica, RelayLimits::default()).await?;
+        let (rows, requests) = database
+            .map(|database| (database.rows, database.requests))
+            .unzip();
         let rows = rows.unwrap_or_else(|| {
             Arc::new(JournalRows {
                 memory: registry.rows(),
@@ -214,6 +227,9 @@ impl Service {
             move || folded.is_ready(),
             move || clock.try_now(),
         );
+        let clock = commands.clock.clone();
+        let recorder = Recorder::new(&config.replica, move || clock.try_now());
+        let past_requests = Arc::new(self.remember_requests(&recorder, requests));
         let services = AppServices {
             registry: registry.clone(),
             waker: Arc::new(wakes),
@@ -233,11 +249,39 @@ impl Service {
             agent_hub: config.agent_hub.clone(),
             default_model: config.default_model.clone(),
             own_agent: config.own_agent.clone(),
+            recorder,
+            past_requests,
         };
         Ok(AppState::new(
             services,
             HttpLimits::of(config.max_body, config.max_waiting),
         ))
+    }
+
+    /// Tells the stream of requests what `recorder` has, and fills the recorder with what the stream has.
+    fn remember_requests(
+        &self,
+        recorder: &Recorder,
+        postgres: Option<Arc<dyn PastRequests>>,
+    ) -> EveryRequest {
+        let log = RequestLog::of(&self.bus);
+        let (registry, publishing) = (
+            self.registry.clone(),
+            requests::publish(recorder.clone(), log.clone(), self.served.clone()),
+        );
+        let served = self.served.clone();
+        self.tasks.spawn(async move {
+            // A hub without a journal gets no stream of requests either.
+            if served.run_until_cancelled(registry.ready()).await.is_some() {
+                publishing.await;
+            }
+        });
+        self.spawn(requests::follow(recorder.clone(), log.clone()));
+        EveryRequest {
+            recorder: recorder.clone(),
+            postgres,
+            log: Some(log),
+        }
     }
 
     /// Folds the journal; a failure, after which nothing works, goes to `broken`.

@@ -12,6 +12,7 @@
 //! - [`permits`]: fair queues of those that wait for a resource, in replicas and agents.
 //! - [`private_file`]: files and folders for their owner alone, in every process.
 //! - [`relay`]: inference requests and responses, frame by frame.
+//! - [`requests`]: what replicas say of the requests that have ended.
 //! - [`JournalHealth`]: what keeps a process from using its journal.
 //! - [`HubId`] and [`Via`]: which hub answers, and which hubs a request has passed.
 //! - [`Refusals`]: counts of the messages that were refused.
@@ -41,6 +42,7 @@ pub mod permits;
 pub mod private_file;
 mod refusals;
 pub mod relay;
+pub mod requests;
 mod retry_log;
 mod row_source;
 mod search;
@@ -60,5 +62,7 @@ pub use journal::{CommitMeta, Executed, Expected, Journal, JournalContext};
 pub use loopback::{is_loopback_host, is_loopback_ip};
 pub use refusals::{Reason, Refusals, SubjectKind};
 pub use search::Beginning;
-pub use streams::{HEARTBEATS_STREAM, JOURNAL_STREAM, StreamHealth, ensure_streams, hub_id, inspect_streams};
+pub use streams::{
+    HEARTBEATS_STREAM, JOURNAL_STREAM, REQUESTS_STREAM, StreamHealth, ensure_streams, hub_id, inspect_streams,
+};
 pub use subjects::{AggregateId, FACTS};

@@ -1,4 +1,4 @@
-//! The two streams: created when they are missing, checked when they exist.
+//! The streams: created when they are missing. The two that the hub depends on are checked when they exist.
 
 use crate::{error::BusError, hub_id::HubId, subjects};
 use async_nats::jetstream::{
@@ -17,6 +17,13 @@ use tracing::{info, warn};
 pub const JOURNAL_STREAM: &str = "REVEILLE_EVENTS";
 /// The stream of each agent's last heartbeat and each replica's last canary.
 pub const HEARTBEATS_STREAM: &str = "REVEILLE_HEARTBEATS";
+
+/// The stream of what replicas say of their requests.
+pub const REQUESTS_STREAM: &str = "REVEILLE_REQUESTS";
+/// How long requests are kept.
+const REQUESTS_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How much space they may take, in bytes.
+const REQUESTS_BYTES: i64 = 1024 * 1024 * 1024;
 
 /// The settings of the journal.
 pub(crate) fn journal() -> Config {
@@ -57,6 +64,21 @@ fn heartbeats() -> Config {
     }
 }
 
+fn requests() -> Config {
+    Config {
+        name: REQUESTS_STREAM.to_owned(),
+        description: Some("Reveille's requests: what was asked, of whom, and what came of it".to_owned()),
+        subjects: vec![subjects::REQUESTS.to_owned()],
+        storage: StorageType::File,
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_age: REQUESTS_KEPT,
+        max_bytes: REQUESTS_BYTES,
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
 /// Copies of each stream in a cluster. A server can't tell whether it has two peers or still waits for them, so the
 /// streams are never created with fewer; an operator who wants another number creates them by hand.
 const REPLICAS: usize = 3;
@@ -80,6 +102,14 @@ pub(crate) async fn ensure_journal(js: &Context) -> Result<(), BusError> {
 /// Creates the stream of heartbeats if it is missing.
 pub(crate) async fn ensure_heartbeats(js: &Context) -> Result<(), BusError> {
     ensure(js, HEARTBEATS_STREAM, heartbeats()).await
+}
+
+/// Creates the stream of requests if it is missing. One that exists may have any settings: nothing depends on them.
+pub(crate) async fn ensure_requests(js: &Context) -> Result<(), BusError> {
+    if find(js, REQUESTS_STREAM).await?.is_some() {
+        return Ok(());
+    }
+    ensure(js, REQUESTS_STREAM, requests()).await
 }
 
 /// The journal's health.

@@ -11,6 +11,8 @@ pub const FACTS: &str = "reveille.facts.>";
 pub(crate) const HEARTBEATS: &str = "reveille.heartbeats.>";
 /// Every heartbeat of an agent, without the canaries.
 pub(crate) const AGENTS_HEARTBEATS: &str = "reveille.heartbeats.*";
+/// What every replica says of its requests.
+pub(crate) const REQUESTS: &str = "reveille.requests.*";
 /// Every control request.
 pub(crate) const CONTROL: &str = "reveille.control.*.*";
 /// Where a server asks about connections that its config doesn't know.
@@ -115,6 +117,10 @@ pub(crate) fn sign(subject: &str) -> Option<Sign<'_>> {
         Some(replica) => Some(Sign::Canary(replica)),
         None => AgentName::parse(rest).ok().map(Sign::Heartbeat),
     }
+}
+
+pub(crate) fn requests(replica: &str) -> String {
+    format!("reveille.requests.{replica}")
 }
 
 pub(crate) fn wakes_of(agent: &AgentName) -> String {

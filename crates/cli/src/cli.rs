@@ -3,7 +3,7 @@
 use crate::{
     args::Listing,
     audit::{self, Audit},
-    client::{self, Agents, Events, Published, Sleep, Wake, Wakes},
+    client::{self, Agents, Events, Published, Requests, Sleep, UsageByHour, Wake, Wakes, Why},
     command_line_files::{self, Completions, ManPages},
     config::{self, ConfigCommand},
     doctor::{self, Doctor},
@@ -134,6 +134,12 @@ pub enum Command {
     Diff(Diff),
     /// List the latest wakes.
     Wakes(Wakes),
+    /// List the latest requests.
+    Requests(Requests),
+    /// List what keys, models and providers used, by the hour.
+    Usage(UsageByHour),
+    /// Tell why a request, a wake, a model or a provider is as it is.
+    Why(Why),
     /// Wake a provider.
     Wake(Wake),
     /// Put a provider to sleep.
@@ -197,6 +203,9 @@ impl Cli {
             Command::Providers(args) => past::providers(&args).await,
             Command::Diff(args) => past::diff(args).await,
             Command::Wakes(args) => client::wakes(&args).await,
+            Command::Requests(args) => client::requests(&args).await,
+            Command::Usage(args) => client::usage(&args).await,
+            Command::Why(args) => client::why(&args).await,
             Command::Wake(args) => client::wake(&args).await,
             Command::Sleep(args) => client::sleep(&args).await,
             Command::Events(args) => client::events(&args).await,

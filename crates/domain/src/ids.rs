@@ -28,6 +28,10 @@ id! {
     WakeId
 }
 id! {
+    /// One inference request as it is remembered: a UUIDv7 of the replica that received it.
+    RecordId
+}
+id! {
     /// A token with which an agent's key is enrolled, once: a UUIDv7.
     TokenId
 }

@@ -4,7 +4,8 @@
 //! agent; [`Provider`] owns the status transitions and the single wake in flight; [`Key`] defines what a client may do.
 //! Each has a pure `decide(&self, command) -> events` and `evolve(self, event) -> self`; time and ids come in with the
 //! command. [`rows`] derives from their commits what the query API shows, [`as_of`] what there was at a moment of the past,
-//! and [`audit`] checks them afterwards. This crate knows nothing of NATS, Postgres, tokio or clocks.
+//! and [`audit`] checks them afterwards; [`requests`] are remembered apart from them. This crate knows nothing of NATS, Postgres,
+//! tokio or clocks.
 
 mod agent;
 mod aggregate;
@@ -18,6 +19,7 @@ pub mod key;
 mod model;
 mod names;
 pub mod provider;
+pub mod requests;
 pub mod rows;
 mod secret;
 mod spec;
@@ -31,7 +33,7 @@ pub use agent::{
 pub use balancing::{Balancing, CONCURRENCIES, InvalidBalancing, PRIORITIES, WEIGHTS};
 pub use counted::counted;
 pub use fair::{FairLine, Line, Turns};
-pub use ids::{CommandId, Epoch, ReportId, ReportSeq, SessionId, TokenId, WakeId};
+pub use ids::{CommandId, Epoch, RecordId, ReportId, ReportSeq, SessionId, TokenId, WakeId};
 pub use key::{Key, KeyCommand, KeyEvent, KeyRejection, Priority, Scope, Scopes};
 pub use model::{MAX_CAPABILITIES, ModelDetails, latest_alias, named};
 pub use names::{

@@ -21,6 +21,8 @@ mod projection;
 mod query;
 mod rebuild;
 mod replay;
+mod request_log;
+mod requests;
 mod run;
 mod scratch;
 mod sql;

@@ -29,7 +29,17 @@ const FOREIGN: &str = "SELECT relname::text FROM pg_class \
      ORDER BY relname = ANY($1) DESC, relname";
 
 /// The tables of this version.
-const TABLES: [&str; 5] = ["checkpoint", "commits", "events", "llms", "wakes"];
+const TABLES: [&str; 9] = [
+    "checkpoint",
+    "commits",
+    "events",
+    "llms",
+    "request_checkpoint",
+    "request_runs",
+    "requests",
+    "usage_hourly",
+    "wakes",
+];
 
 /// Why the tables can't be brought up to date.
 pub(crate) enum Failed {

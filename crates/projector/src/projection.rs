@@ -3,8 +3,9 @@
 use crate::{
     ProjectorError, archive,
     columns::{Columns, big, big_ms},
-    llms, migrate, query, sql, wakes,
+    llms, migrate, query, requests, sql, wakes,
 };
+use reveille_bus::requests::StoredBatch;
 use reveille_domain::{
     AgentName, ProviderId, Timestamp,
     rows::{LlmRow, RowSource, SourceBody, event_rows, llm_rows, wake_changes},
@@ -250,6 +251,49 @@ impl Projection {
             .unzip();
         llms::heard(&mut tx, &names, &at_ms).await?;
         Ok(tx.commit().await?)
+    }
+}
+
+/// Requests, which are not in the journal.
+impl Projection {
+    /// How far the stream of requests is taken in.
+    ///
+    /// # Errors
+    /// When the database is unavailable.
+    pub async fn request_mark(&self) -> Result<u64, ProjectionError> {
+        Ok(requests::mark(&mut *self.begin().await?).await?)
+    }
+
+    /// Writes `batches`, which begin behind `from` in the stream of requests and end at `to`. Whether that was done: another
+    /// projector may have moved the mark.
+    ///
+    /// # Errors
+    /// When the database is unavailable, or refuses them.
+    pub async fn take_requests(
+        &self,
+        from: u64,
+        to: u64,
+        batches: &[StoredBatch],
+    ) -> Result<bool, ProjectionError> {
+        let mut tx = self.begin().await?;
+        if !requests::move_mark(&mut tx, from, to).await? {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        requests::write(&mut tx, batches).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Deletes some of the requests that were received before this time; whether there may be more.
+    ///
+    /// # Errors
+    /// When the database is unavailable.
+    pub async fn forget_requests(&self, before: Timestamp) -> Result<bool, ProjectionError> {
+        let mut tx = self.begin().await?;
+        let more = requests::forget(&mut tx, before).await?;
+        tx.commit().await?;
+        Ok(more)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The query port on Postgres.
 
-use crate::{ProjectorError, archive, columns::Columns, llms, sql, wakes};
+use crate::{ProjectorError, archive, columns::Columns, llms, requests, sql, wakes};
 use async_trait::async_trait;
 use reveille_domain::{
     WakeId,
+    requests::{PastRequests, RequestPage, RequestQuery, RequestRecord, UsagePage, UsageQuery},
     rows::{
         Cursor, EventQuery, EventRow, LlmQuery, LlmRow, Page, PageLimit, Rows, RowsError, WakeQuery, WakeRow,
     },
@@ -12,7 +13,7 @@ use sqlx::{
     PgConnection, PgPool, Postgres, QueryBuilder,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// The most connections for queries. Further queries wait.
 const MAX_CONNECTIONS: u32 = 8;
@@ -47,6 +48,14 @@ impl PostgresRows {
         Ok(Self {
             pool: pool(sql::options(url)?, MAX_CONNECTIONS),
         })
+    }
+
+    async fn all(&self, mut sql: QueryBuilder<'_, Postgres>) -> Result<Vec<PgRow>, RowsError> {
+        bounded(async {
+            let mut tx = self.pool.begin_with(READ_ONLY).await?;
+            sql::built(&mut sql).fetch_all(&mut *tx).await
+        })
+        .await
     }
 
     async fn page<T>(
@@ -119,6 +128,25 @@ impl Rows for PostgresRows {
             applied(&mut tx).await
         })
         .await
+    }
+}
+
+#[async_trait]
+impl PastRequests for PostgresRows {
+    async fn requests(&self, query: &RequestQuery) -> Result<RequestPage, RowsError> {
+        let rows = self.all(requests::select(query)?).await?;
+        requests::page(&rows, query).map_err(unavailable)
+    }
+
+    async fn request(&self, id: &str) -> Result<Vec<Arc<RequestRecord>>, RowsError> {
+        let rows = self.all(requests::select_one(id)).await?;
+        let records = rows.iter().map(requests::read);
+        records.collect::<sqlx::Result<_>>().map_err(unavailable)
+    }
+
+    async fn usage(&self, query: &UsageQuery) -> Result<UsagePage, RowsError> {
+        let rows = self.all(requests::select_usage(query)?).await?;
+        requests::usage_page(&rows, query).map_err(unavailable)
     }
 }
 

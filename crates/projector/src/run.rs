@@ -1,7 +1,9 @@
 //! The projector's loop: read the checkpoint, follow the journal from there and write what comes. It starts again when
 //! another projector moved the checkpoint or the database failed.
 
-use crate::{Applied, Mark, Projection, ProjectionError, ProjectorError, backoff::Backoff, heartbeats};
+use crate::{
+    Applied, Mark, Projection, ProjectionError, ProjectorError, backoff::Backoff, heartbeats, request_log,
+};
 use async_nats::jetstream;
 use futures::FutureExt;
 use reveille_bus::{
@@ -117,6 +119,7 @@ impl Projector {
         tokio::select! {
             done = self.fold(&projection, &connection) => done,
             () = heartbeats::record(&projection, &connection) => Ok(()),
+            () = request_log::record(&projection, &connection) => Ok(()),
             () = self.watch_lag(&connection) => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 //! Readers and projectors name tables without a schema, and a statement uses the table that has the name when it gets its
 //! lock. So the switch is one transaction that moves tables, and no reader needs to know about it.
 
-use crate::{Mark, Projection, ProjectionError, ProjectorError, columns::big, sql};
+use crate::{Mark, Projection, ProjectionError, ProjectorError, columns::big, requests, sql};
 use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -311,13 +311,14 @@ async fn connect(url: &str) -> Result<PgConnection, Stop> {
     Ok(connected.map_err(|_| Stop::Again("the database doesn't answer".to_owned()))??)
 }
 
-/// The tables that the migrations created in the schema.
+/// The tables that the migrations created in the schema, but for those that aren't folded from the journal.
 async fn tables(db: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sql::query_scalar(
-        "SELECT quote_ident(tablename) FROM pg_tables \
-         WHERE schemaname = $1 AND tablename <> '_sqlx_migrations' ORDER BY tablename",
+        "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = $1 \
+         AND tablename <> '_sqlx_migrations' AND tablename <> ALL($2) ORDER BY tablename",
     )
     .bind(SCHEMA)
+    .bind(requests::TABLES)
     .fetch_all(db)
     .await
 }

@@ -47,6 +47,7 @@ mod recipes;
 mod relay;
 mod reload;
 mod remembered_models;
+mod requests;
 mod rows;
 mod scene;
 mod services;

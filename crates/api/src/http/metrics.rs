@@ -66,6 +66,13 @@ fn register_gauges(page: &mut Registry, state: &AppState, relay: RelayStats) {
     );
     let help = "Requests of this replica that wait for a slot at a provider, those for a wake included";
     register("queue_waiting", help, state.inference.queues.waiting());
+    let help = "Records of requests that this replica had no room for while NATS was away";
+    let lost = state.recorder.lost();
+    register(
+        "lost_request_records",
+        help,
+        usize::try_from(lost).unwrap_or(usize::MAX),
+    );
     let help = "Aggregates whose last commit this replica can't read";
     register("unreadable_aggregates", help, state.registry.unreadable());
 }

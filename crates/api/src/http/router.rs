@@ -6,7 +6,7 @@ use super::{
     auth::Authenticate,
     check::Check,
     health, hub, inference, keys, metrics, models, ollama, openapi, origin, path,
-    queries::{events, llms, providers, status, wakes},
+    queries::{events, llms, providers, requests, status, wakes, why},
     request_id::{self, RequestId},
 };
 use crate::{
@@ -86,6 +86,10 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
         .route("/metrics", get(metrics::page))
         .nest("/reveille/v1", queries())
         .route_layer(authenticate(|caller| caller.require(&Scope::Query)));
+    // Each key sees its own.
+    let own = Router::new()
+        .nest("/reveille/v1", own())
+        .route_layer(authenticate(|_| Ok(())));
     let commands = Router::new()
         .nest("/reveille/v1", commands())
         .route_layer(authenticate(|caller| caller.require(&Scope::Admin)));
@@ -94,6 +98,7 @@ fn routes(state: AppState, policy: OriginPolicy) -> Router {
         .route_layer(authenticate(Caller::require_admin_key));
     let router = inference
         .merge(queries)
+        .merge(own)
         .merge(commands)
         .merge(access)
         // The token in the body authenticates this one.
@@ -201,6 +206,14 @@ fn queries() -> Router<AppState> {
         .route("/events", get(events::list_or_follow))
         .route("/agents", get(agents::list))
         .route("/status", get(status::status))
+}
+
+fn own() -> Router<AppState> {
+    Router::new()
+        .route("/requests", get(requests::list))
+        .route("/requests/{id}", get(requests::one))
+        .route("/usage", get(requests::usage))
+        .route("/why/{*id}", get(why::why))
 }
 
 fn commands() -> Router<AppState> {

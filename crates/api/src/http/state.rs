@@ -9,10 +9,11 @@ use crate::{
     keys::Authenticator,
     metrics::Metrics,
     registry::Registry,
+    requests::Recorder,
     wakes::Waker,
 };
 use reveille_bus::HubId;
-use reveille_domain::{ModelName, rows::Rows};
+use reveille_domain::{ModelName, requests::PastRequests, rows::Rows};
 use std::{ops::Deref, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +65,10 @@ pub(crate) struct AppServices {
     pub default_model: Option<ModelName>,
     /// Cancelled once the agent of the same process has published its providers.
     pub own_agent: CancellationToken,
+    /// Remembers the requests of this replica.
+    pub recorder: Recorder,
+    /// Finds those of whatever time.
+    pub past_requests: Arc<dyn PastRequests>,
 }
 
 /// What the handlers share. Cheap to clone.

@@ -4,8 +4,12 @@
 //! conversation goes to the member that has it, or else to the one that its hash leads to; unless that works on more than its
 //! share, and then to the next. Any other request goes to the least busy one, and in turn among equals.
 
-use reveille_domain::{Balancing, ProviderId, provider::StatusName};
-use std::{cmp::Reverse, fmt};
+use reveille_domain::{
+    Balancing, ProviderId,
+    provider::StatusName,
+    requests::{MAX_OTHERS, NotChosen, StepKind},
+};
+use std::{borrow::Cow, cmp::Reverse, fmt};
 
 /// By how much a member may exceed its share of the requests in flight and still get conversations, as a fraction: 1.25 times.
 const BOUND: (u64, u64) = (5, 4);
@@ -182,6 +186,40 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.tier)?;
         self.draw.map_or(Ok(()), |draw| write!(f, "; {draw}"))
+    }
+}
+
+impl Choice {
+    /// What a record has of it. `others` are those in reach that come after it, and the pool has `of` members.
+    pub fn step(&self, of: usize, others: &[Self]) -> StepKind {
+        let others = others.iter().take(MAX_OTHERS).map(|other| NotChosen {
+            provider: other.candidate.provider.clone(),
+            why: other.why(),
+        });
+        StepKind::Chosen {
+            provider: self.candidate.provider.clone(),
+            of: u32::try_from(of).unwrap_or(u32::MAX),
+            why: self.why(),
+            others: others.collect(),
+        }
+    }
+
+    fn why(&self) -> Cow<'static, str> {
+        match (self.tier, self.draw) {
+            (Tier::Awake, None | Some(Draw::LeastBusy)) => Cow::Borrowed("it is awake"),
+            (Tier::Asleep, _) => Cow::Borrowed("it is asleep"),
+            _ => Cow::Owned(self.to_string()),
+        }
+    }
+}
+
+/// What a record has of a request that goes to another member than the chosen one.
+pub(super) fn diverted_step(to: &ProviderId) -> StepKind {
+    StepKind::Chosen {
+        provider: to.clone(),
+        of: 0,
+        why: Cow::Borrowed("it had a slot first"),
+        others: vec![],
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     registry::{Kind, ProviderSnapshot, Registry},
+    requests::note,
     wakes::{WakeError, Waker},
 };
 use reveille_bus::relay::AnswerKind;
@@ -146,6 +147,11 @@ impl Inference {
         self.members.in_order(pool)
     }
 
+    /// The members of `pool` in that order, each with what it is for a request now.
+    pub fn explained(&self, pool: &[Arc<ProviderSnapshot>]) -> Vec<(Arc<ProviderSnapshot>, String)> {
+        self.members.explained(pool)
+    }
+
     /// The last requests of this replica that failed at the provider in a row.
     pub fn failed_requests(&self, snapshot: &ProviderSnapshot) -> Option<FailedRequests> {
         self.members.failed_requests(snapshot)
@@ -199,6 +205,9 @@ impl Inference {
         loop {
             let outcome = Box::new(self.attempt(&run, &mut chosen, &mut leeway).await);
             earlier.woken_by = earlier.woken_by.or(outcome.wake_id());
+            if let Some(missed) = outcome.missed(&chosen.provider.id) {
+                note(|recording| recording.step(missed));
+            }
             if let Outcome::Missed { error, .. } = &*outcome {
                 // It is asleep, and the journal can't say so, so it can't be woken.
                 if error.is_leaving()
@@ -285,6 +294,8 @@ impl Inference {
         match outcome {
             Outcome::Answered(mut response, attempt) => {
                 response.wake_id = response.wake_id.or(earlier.woken_by);
+                let (provider, status) = (&response.provider, response.head.status);
+                note(|recording| recording.answered(provider, response.wake_id, status));
                 let is_cold = response.wake_id.is_some();
                 let first_byte = response
                     .is_success()

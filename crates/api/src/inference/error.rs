@@ -112,6 +112,7 @@ struct Nature {
     is_about_one_provider: bool,
     is_as_asked: bool,
     never_handed_over: bool,
+    repeats_the_request: bool,
 }
 
 fn suggestion(nearest: &[String]) -> String {
@@ -158,30 +159,52 @@ impl From<WakeError> for InferenceError {
 impl InferenceError {
     /// What follows from it.
     fn nature(&self) -> Nature {
-        let (is_about_one_provider, is_as_asked, never_handed_over) = match self {
+        let unsent = Nature {
+            is_about_one_provider: false,
+            is_as_asked: false,
+            never_handed_over: true,
+            repeats_the_request: false,
+        };
+        match self {
             Self::NotReady(_)
-            | Self::UnknownModel { .. }
             | Self::LacksPath { .. }
             | Self::NoPlaceForPreset { .. }
-            | Self::NoModel { .. } => (false, false, true),
+            | Self::NoModel { .. } => unsent,
+            Self::UnknownModel { .. } => Nature {
+                repeats_the_request: true,
+                ..unsent
+            },
             Self::Asleep { .. }
             | Self::FallingAsleep { .. }
             | Self::Waking { .. }
             | Self::QueueTimedOut { .. }
-            | Self::WaitTooShort { .. } => (false, true, true),
-            Self::QueueFull { .. } => (true, false, true),
-            Self::Wake(error) => {
-                let is_as_asked = matches!(**error, WakeError::CallerTimedOut { .. });
-                (error.is_about_one_provider(), is_as_asked, true)
-            }
-            Self::Relay { error, .. } => (false, false, error.never_handed_over()),
+            | Self::WaitTooShort { .. } => Nature {
+                is_as_asked: true,
+                ..unsent
+            },
+            Self::QueueFull { .. } => Nature {
+                is_about_one_provider: true,
+                ..unsent
+            },
+            Self::Wake(error) => Nature {
+                is_about_one_provider: error.is_about_one_provider(),
+                is_as_asked: matches!(**error, WakeError::CallerTimedOut { .. }),
+                ..unsent
+            },
+            Self::Relay { error, .. } => Nature {
+                never_handed_over: error.never_handed_over(),
+                ..unsent
+            },
+            Self::BadResponse { .. } | Self::CutShort { .. } => Nature {
+                never_handed_over: false,
+                ..unsent
+            },
             // A form is handed over while it comes in.
-            Self::BadResponse { .. } | Self::CutShort { .. } | Self::Body(_) => (false, false, false),
-        };
-        Nature {
-            is_about_one_provider,
-            is_as_asked,
-            never_handed_over,
+            Self::Body(_) => Nature {
+                never_handed_over: false,
+                repeats_the_request: true,
+                ..unsent
+            },
         }
     }
 
@@ -198,6 +221,11 @@ impl InferenceError {
     /// True when no backend can have seen the request.
     pub fn never_handed_over(&self) -> bool {
         self.nature().never_handed_over
+    }
+
+    /// Whether its words may have something that only the request has.
+    pub fn repeats_the_request(&self) -> bool {
+        self.nature().repeats_the_request
     }
 
     /// The same error for a caller that may not know the models of its provider.

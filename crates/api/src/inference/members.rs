@@ -3,13 +3,14 @@
 
 use super::{
     affinity::{Conversation, Remembered},
-    choice::{Affinity, Candidate, Choice, Health, Reach, Tier, ranked},
+    choice::{self, Affinity, Candidate, Choice, Health, Reach, Tier, ranked},
     health::{Failure, FailureKind, Suspicion},
     queue::Slot,
 };
 use crate::{
     metrics::Metrics,
     registry::{ProviderSnapshot, Registry},
+    requests::note,
     wakes::now_ms,
 };
 use parking_lot::Mutex;
@@ -79,7 +80,7 @@ pub(crate) struct FailedRequests {
     last_at_ms: Timestamp,
     kind: FailureKind,
     /// What the last one saw, for people.
-    last: String,
+    pub last: String,
 }
 
 impl Members {
@@ -103,9 +104,11 @@ impl Members {
         let now = Instant::now();
         let mut inner = self.inner.lock();
         let candidates = inner.candidates(conversation, pool, not, now);
-        let best = ranked(candidates, reach).into_iter().next()?;
-        inner.chosen(&best, conversation, now);
+        let ranked = ranked(candidates, reach);
+        let (best, others) = ranked.split_first()?;
+        inner.chosen(best, conversation, now);
         drop(inner);
+        note(|recording| recording.step(best.step(pool.len(), others)));
         let provider = &best.candidate.provider;
         if pool.len() > 1 {
             let why = format!("{provider} of {}: {best}", pool.len());
@@ -150,6 +153,7 @@ impl Members {
         if let Some(conversation) = conversation {
             self.inner.lock().conversations.remember(conversation, to.clone());
         }
+        note(|recording| recording.step(choice::diverted_step(to)));
         let why = format!("{to}: it had a slot first");
         Span::current().record(CHOSEN, why.as_str());
         debug!(provider.name = %to, "chose {why}");
@@ -178,6 +182,18 @@ impl Members {
         let mut pool = pool.to_vec();
         pool.sort_by_key(|snapshot| places.get(&snapshot.provider.id).copied());
         pool
+    }
+
+    /// The members of `pool` in that order, each with what it is for such a request.
+    pub fn explained(&self, pool: &[Arc<ProviderSnapshot>]) -> Vec<(Arc<ProviderSnapshot>, String)> {
+        let candidates = self.inner.lock().candidates(None, pool, &[], Instant::now());
+        let choices = ranked(candidates, Reach::All).into_iter();
+        let explained = choices.filter_map(|choice| {
+            let mut pool = pool.iter();
+            let snapshot = pool.find(|snapshot| snapshot.provider.id == choice.candidate.provider)?;
+            Some((snapshot.clone(), choice.to_string()))
+        });
+        explained.collect()
     }
 
     /// Counts a request at this provider.

@@ -1,8 +1,9 @@
 //! How far a request has come, for the keep-alive that tells its client.
 
 use super::{QueuePosition, QueueView};
+use crate::requests::note;
 use parking_lot::Mutex;
-use reveille_domain::ProviderId;
+use reveille_domain::{ProviderId, requests::StepKind};
 
 /// What a request waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +29,11 @@ pub(crate) struct CurrentPhase(Mutex<Phase>);
 
 impl CurrentPhase {
     pub fn enter(&self, phase: Phase) {
+        note(|recording| {
+            if let Some(step) = phase.step() {
+                recording.step(step);
+            }
+        });
         *self.0.lock() = phase;
     }
 
@@ -58,6 +64,24 @@ impl Phase {
             | Self::Reaching(_)
             | Self::Answering(_) => None,
         }
+    }
+
+    /// What a record has of it.
+    fn step(&self) -> Option<StepKind> {
+        let provider = self.provider()?.clone();
+        Some(match self {
+            Self::Begun => return None,
+            Self::Waking(_) => StepKind::Waking { provider },
+            Self::FallingAsleep(_) => StepKind::FallingAsleep { provider },
+            Self::Reaching(_) => StepKind::Reaching { provider },
+            Self::Queued(..) => StepKind::Queued {
+                provider,
+                place: self
+                    .position()
+                    .map(|position| u32::try_from(position.place).unwrap_or(u32::MAX)),
+            },
+            Self::Answering(_) => StepKind::Sent { provider },
+        })
     }
 
     /// The phase in a word, for clients.

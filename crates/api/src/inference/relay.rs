@@ -1,7 +1,10 @@
 //! The way to the backends. A port, so that the request path can be tested without NATS.
 
 use super::{RequestBody, health::Failure, members::Attempt};
-use crate::metrics::FirstByte;
+use crate::{
+    metrics::FirstByte,
+    requests::{self, Tap},
+};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{
@@ -95,6 +98,7 @@ impl ResponseBody {
             attempt,
             first_byte,
             is_served: false,
+            tap: Tap::new(requests::current(), kind, has_content && !is_compressed),
         };
         match self {
             Self::Whole(bytes) => {
@@ -126,11 +130,13 @@ struct Observer {
     content: Option<Content>,
     is_served: bool,
     status: u16,
+    tap: Tap,
 }
 
 impl Observer {
     fn piece(&mut self, piece: &[u8]) {
         self.attempt.heard();
+        self.tap.piece(piece);
         if let Some(first_byte) = self.first_byte.take() {
             first_byte.seen();
         }
@@ -138,6 +144,7 @@ impl Observer {
             return;
         };
         let said = content.next(piece);
+        self.tap.parts(content.parts());
         if content.has_error() || content.is_over() {
             self.end();
         } else if said == Said::Content && !std::mem::replace(&mut self.is_served, true) {
@@ -148,7 +155,10 @@ impl Observer {
     fn end(&mut self) {
         match self.content.take().map(|mut content| content.end()) {
             Some(Ok(())) if !self.is_served => self.attempt.served(),
-            Some(Err(what)) => self.attempt.failed(Failure::in_success(self.status, what)),
+            Some(Err(what)) => {
+                self.tap.failed(self.status, what);
+                self.attempt.failed(Failure::in_success(self.status, what));
+            }
             Some(Ok(())) | None => {}
         }
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use reveille_bus::relay::{FaultCode, RelayError, RelayFault};
-use reveille_domain::{ReportId, WakeId};
+use reveille_domain::{ProviderId, ReportId, WakeId, requests::StepKind};
 use std::time::Duration;
 
 /// How often a request may be refused because its backend sleeps, while the journal says nothing new of it.
@@ -53,6 +53,20 @@ impl Outcome {
     /// Whether a backend may have seen the request, and gave no answer.
     pub(super) fn was_seen(&self) -> bool {
         matches!(self, Self::Missed { error, .. } if !error.never_handed_over())
+    }
+
+    /// What a record has of an attempt at `provider` that brought no answer which the caller gets.
+    pub(super) fn missed(&self, provider: &ProviderId) -> Option<StepKind> {
+        let why = match self {
+            Self::Answered(response, _) => {
+                let (status, beginning) = (response.head.status, response.body.beginning());
+                Failure::in_answer(status, beginning)?.to_string()
+            }
+            Self::Refused(error) if error.repeats_the_request() => return None,
+            Self::Refused(error) => error.to_string(),
+            Self::Missed { error, .. } => error.to_string(),
+        };
+        Some(StepKind::missed(provider.clone(), &why))
     }
 }
 

@@ -5,7 +5,7 @@
 //! others. No role has `allow_responses`: answers go to subjects that name the party that may answer.
 
 use crate::{
-    streams::{HEARTBEATS_STREAM, JOURNAL_STREAM},
+    streams::{HEARTBEATS_STREAM, JOURNAL_STREAM, REQUESTS_STREAM},
     subjects,
 };
 use reveille_domain::AgentName;
@@ -15,9 +15,9 @@ use strum::Display;
 #[derive(Debug, Clone, PartialEq, Eq, Display)]
 #[strum(serialize_all = "snake_case")]
 pub enum Role {
-    /// An API replica: appends to the journal, talks to agents, admits them.
+    /// An API replica: appends to the journal, talks to agents, admits them, says what became of requests.
     Api,
-    /// A projector: reads the journal and the heartbeats.
+    /// A projector: reads the journal, the heartbeats and the requests.
     Projector,
     /// A program that follows the facts.
     Subscriber,
@@ -59,7 +59,7 @@ impl Role {
         }
     }
 
-    /// Whether this role creates the two streams when they are missing; others wait for them.
+    /// Whether this role creates the streams when they are missing; others wait for them.
     #[must_use]
     pub const fn makes_streams(&self) -> bool {
         match self {
@@ -86,6 +86,7 @@ impl Role {
                 texts(&["$JS.API.INFO"]),
                 reading(JOURNAL_STREAM),
                 reading(HEARTBEATS_STREAM),
+                reading(REQUESTS_STREAM),
             ]
             .concat()
         };
@@ -95,6 +96,7 @@ impl Role {
                     texts(&[
                         subjects::EVENTS,
                         "reveille.heartbeats._canary.*",
+                        subjects::REQUESTS,
                         "reveille.wakes.*.*",
                         "reveille.orders.*",
                         "reveille.infer.*",
@@ -105,6 +107,7 @@ impl Role {
                     reading(),
                     making(JOURNAL_STREAM),
                     making(HEARTBEATS_STREAM),
+                    making(REQUESTS_STREAM),
                 ]
                 .concat(),
                 subscribe: texts(&[

@@ -26,6 +26,8 @@ pub struct Content {
     /// Whether the open event is named as the last one.
     is_last: bool,
     is_over: bool,
+    /// How many events or lines had a part of a completion.
+    parts: u64,
 }
 
 /// What an answer should say, by the path of its request.
@@ -106,6 +108,7 @@ impl Content {
             has_error: false,
             is_last: false,
             is_over: false,
+            parts: 0,
         }
     }
 
@@ -133,6 +136,12 @@ impl Content {
             Form::Json => self.next_of_json(part),
             Form::Events | Form::Lines => self.next_of_lines(part),
         }
+    }
+
+    /// How many events or lines of a stream had a part of a completion so far: about as many as tokens.
+    #[must_use]
+    pub const fn parts(&self) -> u64 {
+        self.parts
     }
 
     /// Whether the stream has told that it has ended. The API leaves there, and the backend may keep its connection open.
@@ -247,6 +256,7 @@ impl Content {
         if said > Said::Nothing && self.is_last {
             self.is_over = true;
         }
+        self.parts += u64::from(said == Said::Content);
         self.kept.clear();
         said
     }

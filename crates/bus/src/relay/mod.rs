@@ -30,6 +30,7 @@ mod responder;
 mod server;
 mod server_stream;
 mod shared;
+mod tokens;
 mod upload;
 mod window;
 
@@ -51,4 +52,5 @@ pub use responder::{RespondError, Responder};
 pub use server::{RelayServer, RelayServerHandle};
 pub use server_stream::Cancelled;
 pub use shared::CurrentEpoch;
+pub use tokens::{TokenScan, Tokens};
 pub use upload::Upload;

@@ -96,7 +96,7 @@ impl Locked {
 }
 
 /// One of each kind of subject, and of each kind that names an agent one that names this one and one that names another.
-const SUBJECTS: [&str; 42] = [
+const SUBJECTS: [&str; 45] = [
     "reveille.events.agent.gpu-box",
     "reveille.events.provider.gpu-box.vllm",
     "reveille.events.key.k7mq2v9x",
@@ -106,6 +106,7 @@ const SUBJECTS: [&str; 42] = [
     "reveille.heartbeats.other",
     "reveille.heartbeats._canary.r1",
     "reveille.heartbeats.>",
+    "reveille.requests.r1",
     "reveille.control.gpu-box.report",
     "reveille.control.other.report",
     "reveille.control.*.*",
@@ -130,6 +131,8 @@ const SUBJECTS: [&str; 42] = [
     "$JS.API.STREAM.LIST",
     "$JS.API.STREAM.INFO.REVEILLE_EVENTS",
     "$JS.API.STREAM.CREATE.REVEILLE_EVENTS",
+    "$JS.API.STREAM.INFO.REVEILLE_REQUESTS",
+    "$JS.API.STREAM.CREATE.REVEILLE_REQUESTS",
     "$JS.API.STREAM.CREATE.OTHER",
     "$JS.API.STREAM.UPDATE.REVEILLE_EVENTS",
     "$JS.API.STREAM.DELETE.REVEILLE_EVENTS",

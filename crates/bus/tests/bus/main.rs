@@ -18,5 +18,6 @@ mod messages;
 mod proxy;
 mod races;
 mod raw_client;
+mod requests;
 mod streams;
 mod versions;

@@ -9,8 +9,10 @@ mod listings;
 mod named;
 mod output;
 mod readiness;
+mod requests;
 mod sse;
 pub mod table;
+mod why;
 
 pub use crate::logging::notice;
 pub use actions::{Sleep, Wake, sleep, wake};
@@ -22,3 +24,5 @@ pub use listings::{Agents, Published, Wakes, agents, llms, providers, wakes};
 pub use named::{check_agent, key};
 pub use output::{line, print, print_one, screen};
 pub use readiness::missing;
+pub use requests::{Requests, UsageByHour, requests, usage};
+pub use why::{Why, why};

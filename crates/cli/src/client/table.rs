@@ -103,6 +103,33 @@ pub const LATEST: Columns = &[
     ("CAUSE", Text(cause)),
 ];
 
+/// Requests.
+pub const REQUESTS: Columns = &[
+    ("RECEIVED", Moment("received_at_ms")),
+    ("KEY", Value("/key")),
+    ("MODEL", Value("/model")),
+    ("PROVIDER", Value("/provider")),
+    ("OUTCOME", Text(request_outcome)),
+    ("WAITED", Text(waited)),
+    ("TOOK", Text(request_took)),
+    ("TOKENS", Text(tokens)),
+    ("REQUEST", Value("/request_id")),
+    ("REASON", Text(request_reason)),
+];
+
+/// What was used in each hour.
+pub const USAGE: Columns = &[
+    ("HOUR", Moment("hour_ms")),
+    ("KEY", Value("/key")),
+    ("MODEL", Value("/model")),
+    ("PROVIDER", Value("/provider")),
+    ("REQUESTS", Value("/requests")),
+    ("FAILED", Value("/failures")),
+    ("TOKENS IN", Value("/tokens_in")),
+    ("TOKENS OUT", Text(tokens_out)),
+    ("BUSY", Text(busy)),
+];
+
 /// API keys.
 pub const KEYS: Columns = &[
     ("KEY", Value("/id")),
@@ -319,6 +346,61 @@ fn time_between(wake: &Row) -> Option<Duration> {
     Some(Duration::from_millis(to.saturating_sub(from)))
 }
 
+fn request_outcome(row: &Row, _: Timestamp) -> String {
+    let outcome = word(&row["outcome"]).replace('_', " ");
+    match row["status"].as_u64() {
+        Some(status) if row["outcome"] == "failed" => format!("{outcome}, {status}"),
+        Some(_) | None => outcome,
+    }
+}
+
+/// How long a request waited for its first byte, and whether for a wake.
+fn waited(row: &Row, _: Timestamp) -> String {
+    let waited = row["first_byte_ms"].as_u64().or_else(|| row["ended_ms"].as_u64());
+    let waited = waited.map(|ms| span(Duration::from_millis(ms)));
+    match (waited, row["wake_id"].is_null()) {
+        (None, _) => word(&Row::Null),
+        (Some(waited), true) => waited,
+        (Some(waited), false) => format!("{waited}, wake"),
+    }
+}
+
+fn request_took(row: &Row, _: Timestamp) -> String {
+    let took = row["ended_ms"].as_u64();
+    took.map_or_else(|| word(&Row::Null), |ms| span(Duration::from_millis(ms)))
+}
+
+/// The tokens of the prompt and of the answer.
+fn tokens(row: &Row, _: Timestamp) -> String {
+    let tokens = &row["tokens"];
+    if tokens.is_null() {
+        return word(&Row::Null);
+    }
+    let about = if tokens["estimated"] == true { "~" } else { "" };
+    format!("{} + {about}{}", word(&tokens["input"]), word(&tokens["output"]))
+}
+
+fn request_reason(row: &Row, _: Timestamp) -> String {
+    let error = &row["error"];
+    match field(error, "reason") {
+        "" => word(&error["code"]),
+        reason => printable(reason),
+    }
+}
+
+fn tokens_out(row: &Row, _: Timestamp) -> String {
+    let about = if row["tokens_estimated"].as_u64() > Some(0) {
+        "~"
+    } else {
+        ""
+    };
+    format!("{about}{}", word(&row["tokens_out"]))
+}
+
+fn busy(row: &Row, _: Timestamp) -> String {
+    span(Duration::from_millis(row["busy_ms"].as_u64().unwrap_or_default()))
+}
+
 fn cause(row: &Row, _: Timestamp) -> String {
     let cause = &row["cause"];
     match (cause["by"].as_str(), cause["model"].as_str()) {
@@ -437,6 +519,34 @@ mod tests {
             json!({"id": "zz00zz00zz00", "name": null, "status": "unreadable", "scopes": [], "last_used_ms": null}),
         ];
         insta::assert_snapshot!(shown(KEYS, &rows));
+    }
+
+    #[test]
+    fn requests_are_listed_with_their_outcome_and_tokens() {
+        let rows = [
+            json!({"received_at_ms": NOW_MS, "key": "k7mq2v9x4a1b", "model": "qwen3-8b", "provider": "gpu-box/vllm", "outcome": "done",
+                "status": 200, "first_byte_ms": 8_400, "ended_ms": 9_900, "wake_id": "w", "request_id": "r-1",
+                "tokens": {"input": 12, "output": 340, "estimated": false}}),
+            json!({"received_at_ms": NOW_MS, "key": null, "model": "phi", "provider": "nas/ollama", "outcome": "failed", "status": 503,
+                "first_byte_ms": null, "ended_ms": 400, "request_id": "r-2", "tokens": null,
+                "error": {"code": "wake_failed", "reason": "nas/ollama did not wake: no route"}}),
+            json!({"received_at_ms": NOW_MS, "outcome": "in_flight", "status": 200, "first_byte_ms": 20, "request_id": "r-3\u{1b}",
+                "tokens": {"input": null, "output": 31, "estimated": true}}),
+            json!({"received_at_ms": NOW_MS, "outcome": "failed", "status": 400, "ended_ms": 1, "request_id": "r-4",
+                "error": {"code": "invalid_json", "reason": ""}}),
+        ];
+        insta::assert_snapshot!(shown(REQUESTS, &rows));
+    }
+
+    #[test]
+    fn usage_is_listed_by_the_hour() {
+        let rows = [
+            json!({"hour_ms": NOW_MS, "key": "k7mq2v9x4a1b", "model": "qwen3-8b", "provider": "gpu-box/vllm", "requests": 120,
+                "failures": 2, "tokens_in": 9_000, "tokens_out": 40_000, "tokens_estimated": 10, "busy_ms": 754_000}),
+            json!({"hour_ms": NOW_MS, "key": null, "model": null, "provider": null, "requests": 1, "failures": 1, "tokens_in": 0,
+                "tokens_out": 0, "tokens_estimated": 0, "busy_ms": 0}),
+        ];
+        insta::assert_snapshot!(shown(USAGE, &rows));
     }
 
     #[test]

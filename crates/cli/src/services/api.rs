@@ -13,11 +13,10 @@ use crate::{
 };
 use clap::Args;
 use reveille_api::{
-    AgentHub, Config,
+    AgentHub, Config, Database,
     server::{MAX_CONNECTIONS, ServerLimits},
 };
 use reveille_bus::{Beginning, access::Role};
-use reveille_domain::rows::Rows;
 use reveille_projector::PostgresRows;
 use std::{future::pending, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::sleep};
@@ -49,7 +48,7 @@ pub struct Api {
 pub async fn run(args: Api, hangups: Hangups) -> Result<(), Failure> {
     logging::start()?;
     let serve = args.serve;
-    let rows = rows(serve.database.database_url.as_deref())?;
+    let database = database(serve.database.database_url.as_deref())?;
     let hub = HubNats::named(&args.nats.nats, &args.nats.hub)?;
     hub.warn_of_plaintext();
     let tls = tls::load(&serve.tls, serve.listen, args.nats.hub.allow_plaintext)?;
@@ -96,18 +95,22 @@ pub async fn run(args: Api, hangups: Hangups) -> Result<(), Failure> {
             pending().await
         };
         tokio::select! {
-            done = serve_api(config, rows, listener, hangups, stop) => done,
+            done = serve_api(config, database, listener, hangups, stop) => done,
             never = notifies => never,
         }
     })
     .await
 }
 
-/// The rows in the database, which needn't be up yet. Without a database the API keeps them in memory.
-pub fn rows(database_url: Option<&str>) -> Result<Option<Arc<dyn Rows>>, Failure> {
-    let Some(url) = database_url else { return Ok(None) };
+/// The database, which needn't be up yet. Without one the API keeps its rows in memory.
+pub fn database(url: Option<&str>) -> Result<Option<Database>, Failure> {
+    let Some(url) = url else { return Ok(None) };
     let rows = PostgresRows::new(url).map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
-    Ok(Some(Arc::new(rows)))
+    let rows = Arc::new(rows);
+    Ok(Some(Database {
+        rows: rows.clone(),
+        requests: rows,
+    }))
 }
 
 /// The config of a replica with a unique name and the default limits.
@@ -128,14 +131,14 @@ pub fn config(hub: &HubNats, agents_nats: Option<String>) -> Result<Config, Fail
 /// Runs the API and control until `stop`.
 pub async fn serve_api(
     config: Config,
-    rows: Option<Arc<dyn Rows>>,
+    database: Option<Database>,
     listener: TcpListener,
     hangups: Hangups,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let reloads = tls::reload_on_hangup(config.tls.clone(), hangups);
     tokio::select! {
-        done = reveille_api::run(config, rows, listener, stop) => Ok(done?),
+        done = reveille_api::run(config, database, listener, stop) => Ok(done?),
         never = reloads => match never {},
     }
 }

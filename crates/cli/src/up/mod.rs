@@ -22,7 +22,7 @@ use crate::{
     listen, logging, sd_notify,
     services::{
         agent::serve_agent,
-        api::{self, rows, serve_api},
+        api::{self, database, serve_api},
         projector::serve_projector,
     },
     signals::{Hangups, Signals},
@@ -117,7 +117,7 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
     let data_dir = args.data_dir.path()?;
     let serve = args.serve;
     let database_url = serve.database.database_url;
-    let rows = rows(database_url.as_deref())?;
+    let database = database(database_url.as_deref())?;
     logging::start_calmly()?;
     if !logging::is_calm() {
         config.iter().for_each(config::warn_of_mistakes);
@@ -206,7 +206,9 @@ pub async fn run(args: Up, hangups: Hangups) -> Result<(), Failure> {
         }
         None => None,
     };
-    parts.start(Role::Api, |stop| serve_api(api, rows, listener, hangups, stop));
+    parts.start(Role::Api, |stop| {
+        serve_api(api, database, listener, hangups, stop)
+    });
     let has_database = database_url.is_some();
     if let Some(database_url) = database_url {
         let nats = nats.access(access::Role::Projector)?;

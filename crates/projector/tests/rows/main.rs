@@ -10,4 +10,5 @@ mod journal;
 mod pooled;
 mod rebuild;
 mod reference;
+mod requests;
 mod stores;

@@ -171,6 +171,8 @@ pub async fn queries(hub: &Hub, key: &str) {
         "/reveille/v1/providers",
         "/reveille/v1/wakes",
         "/reveille/v1/events?limit=1000",
+        "/reveille/v1/requests?limit=1000",
+        "/reveille/v1/usage",
         "/reveille/v1/agents",
         "/reveille/v1/keys",
         "/reveille/v1/status",

@@ -35,7 +35,7 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ErrorObject {
-    message: String,
+    pub message: String,
     #[serde(rename = "type")]
     kind: &'static str,
     param: Option<&'static str>,
@@ -56,8 +56,8 @@ pub(crate) struct ErrorResponse {
     retry_after_s: Option<u64>,
     /// Whether sending the request again soon can't better it.
     pub is_lasting: bool,
-    provider: Option<ProviderId>,
-    wake_id: Option<WakeId>,
+    pub provider: Option<ProviderId>,
+    pub wake_id: Option<WakeId>,
 }
 
 impl ErrorResponse {

@@ -6,6 +6,7 @@ mod asked;
 mod backend_error;
 mod completion;
 mod decoded;
+mod recorded;
 mod respond;
 mod sniff;
 mod sse_keepalive;
@@ -23,16 +24,20 @@ use crate::{
         endpoint::SHOW, headers::PassedOn,
     },
     keys::Caller,
+    requests::{note, within},
 };
 use axum::{
     Extension,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use std::borrow::Cow;
 
-/// Answers a request for `path`, one of the endpoint's.
+/// Answers a request for `path`, one of the endpoint's, and records it.
 ///
 /// A request may wait for minutes. So each step is a future of its own on the heap, which ends before the next one begins: while the
 /// request waits, there is no room for what reads it, and its head is gone, which would keep a buffer of its connection.
@@ -41,9 +46,14 @@ pub(super) fn infer(
     path: impl Into<Cow<'static, str>>,
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
-    request: Request,
+    mut request: Request,
 ) -> BoxFuture<'static, Result<Response, ApiError>> {
-    let reading = read(endpoint, path.into(), state.clone(), id, request).boxed();
+    let Some(caller) = request.extensions_mut().remove::<Caller>() else {
+        return ready(Err(ApiError::NotReady)).boxed();
+    };
+    let path = path.into();
+    let recording = recorded::begin(&state.recorder, &id, &caller, endpoint, &path);
+    let reading = read(endpoint, path, state.clone(), caller, id, request).boxed();
     let answering = async move {
         let Read {
             request,
@@ -57,7 +67,10 @@ pub(super) fn infer(
         };
         answering.await
     };
-    answering.boxed()
+    let answering = within(recording.clone(), answering);
+    answering
+        .map(move |answered| recorded::end(&recording, answered))
+        .boxed()
 }
 
 /// A request as far as it has been read.
@@ -72,11 +85,11 @@ async fn read(
     endpoint: &'static Endpoint,
     path: Cow<'static, str>,
     state: AppState,
+    caller: Caller,
     id: RequestId,
     request: Request,
 ) -> Result<Read, ApiError> {
-    let (mut parts, body) = request.into_parts();
-    let caller = parts.extensions.remove::<Caller>().ok_or(ApiError::NotReady)?;
+    let (parts, body) = request.into_parts();
     let mut options = Options::read(&parts.headers, state.limits.timings.wait, caller.progress())?;
     if !endpoint.wakes {
         options.wake = WakeMode::Never;
@@ -90,6 +103,7 @@ async fn read(
         parts: &parts,
     };
     let asked = head.asked(body).await?;
+    note(|recording| recording.asked(&asked.model, asked.stream));
     let request = Box::new(InferenceRequest {
         endpoint,
         path: asked.path,

@@ -1,12 +1,14 @@
 //! The body of a stream: a backend's bytes as they come, keep-alives while it is silent, and a visible end.
 
 use super::{
+    recorded,
     sse_keepalive::Keepalives,
     sse_position::{Outcome, Position},
 };
 use crate::{
     http::ApiError,
     inference::{Endpoint, Family, InferenceError, endpoint::StreamEnd},
+    requests::{self, Recording},
 };
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -61,6 +63,7 @@ pub(super) fn body(
         position: Position::new(end),
         has_begun: false,
         ends_by: None,
+        recording: requests::current(),
     });
     let span = Span::current();
     let pieces = stream::unfold(Some(stream), move |stream| {
@@ -83,6 +86,7 @@ struct SseStream {
     has_begun: bool,
     /// When the stream ends even if the backend leaves its connection open.
     ends_by: Option<Instant>,
+    recording: Recording,
 }
 
 type Next = (Result<Bytes, ApiError>, Option<Box<SseStream>>);
@@ -158,6 +162,7 @@ impl SseStream {
         let error = ApiError::from(error);
         let response = error.response();
         error.log(&response);
+        recorded::failed(&self.recording, &error);
         if self.on_break == Break::Connection {
             return Err(error);
         }

@@ -4,6 +4,7 @@
 use super::{
     arriving::{Reading, while_reading},
     as_events::as_events,
+    recorded,
     respond::{begun_stream, respond},
     sse_keepalive::Keepalives,
     sse_stream::{self, Break},
@@ -11,6 +12,7 @@ use super::{
 use crate::{
     http::{ApiError, AppState, error_response::name_provider},
     inference::{CurrentPhase, Endpoint, Family, InferenceRequest},
+    requests::{in_current, note},
 };
 use axum::{body::Body, response::Response};
 use futures::{FutureExt, StreamExt};
@@ -33,7 +35,7 @@ pub(super) async fn respond_when_known(
         let answering = Box::pin(state.inference.answer(&request, &phase));
         while_reading(rest, answering).await
     };
-    let mut answering = answering.instrument(Span::current()).boxed();
+    let mut answering = in_current(answering.instrument(Span::current())).boxed();
     let Some(keepalives) = keepalives else {
         return Ok(respond(endpoint, answering.await?, None)?);
     };
@@ -66,6 +68,7 @@ fn refused(
         return Err(error);
     }
     error.log(&response);
+    note(|recording| recorded::failed(recording, &error));
     let event = Body::from(response.event_for(family));
     Ok(begun_stream(family, event))
 }

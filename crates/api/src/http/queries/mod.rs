@@ -4,8 +4,10 @@ pub(super) mod events;
 pub(super) mod llms;
 pub(super) mod past;
 pub(super) mod providers;
+pub(super) mod requests;
 pub(super) mod status;
 pub(super) mod wakes;
+pub(super) mod why;
 
 use super::extract::parsed;
 use reveille_domain::{

@@ -21,6 +21,7 @@ mod pools;
 mod presets;
 mod queries;
 mod queues;
+mod requests;
 mod slots;
 mod startup;
 mod streams;
@@ -34,6 +35,7 @@ use crate::{
     inference::Timings,
     keys::{AuthMode, Authenticator, SecretKey},
     origin::OriginPolicy,
+    requests::Recorder,
     server::{ServerLimits, serve},
 };
 use axum::http::HeaderMap;
@@ -172,6 +174,7 @@ impl Served {
             move || folded.registry.is_ready(),
             move || Some(clock.now()),
         );
+        let recorder = Recorder::new("test", || None);
         let services = AppServices {
             registry: hub.registry.clone(),
             waker: hub.clone(),
@@ -200,6 +203,8 @@ impl Served {
             },
             default_model: Some(ModelName::parse(DEFAULT_MODEL).expect("legal")),
             own_agent: hub.own_agent.clone(),
+            recorder: recorder.clone(),
+            past_requests: Arc::new(recorder),
         };
         let state = AppState::new(services, limits);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
