@@ -1,7 +1,7 @@
 use super::*;
 use axum::body::Body;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt, future::lazy, stream};
 use reveille_bus::relay::AnswerKind;
 use reveille_domain::{
     ModelName, Priority, Timestamp,
@@ -202,10 +202,8 @@ async fn tokens_are_the_backends_or_else_an_estimate_by_the_parts_of_a_stream() 
 async fn work_on_a_request_finds_its_recording_wherever_it_goes_on() {
     let recorder = recorder();
     note(|_| panic!("there is no request"));
-    let later = within(begin(&recorder, "r"), async {
-        in_current(async { current().status(201) })
-    })
-    .await;
+    let going_on = lazy(|_| in_current(async { current().status(201) }));
+    let later = within(begin(&recorder, "r"), going_on).await;
     tokio::spawn(later).await.unwrap();
     assert_eq!(only(&recorder).await.status, Some(201));
 }

@@ -21,20 +21,20 @@ fn some_requests() -> Vec<Arc<RequestRecord>> {
         record_id: RecordId(Uuid::from_u128(u128::from(n))),
         request_id: format!("request-{}", n % 5),
         replica: "r1".into(),
-        key: (n % 3 > 0).then(|| KeyId::parse(&format!("k7mq2v9x4a1{}", n % 3)).expect("legal")),
+        key: (!n.is_multiple_of(3)).then(|| KeyId::parse(&format!("k7mq2v9x4a1{}", n % 3)).expect("legal")),
         path: Cow::Borrowed("/v1/chat/completions"),
         model: ModelName::parse(["m", "gpu-box/m", "100%", "x/100%", "no_m"][(n % 5) as usize]).ok(),
-        stream: n % 2 == 0,
+        stream: n.is_multiple_of(2),
         priority: reveille_domain::Priority::default(),
         received_at_ms: Timestamp::from_millis(n * HOUR / 2),
         steps: vec![],
         steps_left_out: 0,
-        provider: (n % 4 > 0).then(|| format!("gpu-box/p{}", n % 4).parse().expect("legal")),
-        wake_id: (n % 7 == 0).then(|| WakeId(Uuid::from_u128(77))),
+        provider: (!n.is_multiple_of(4)).then(|| format!("gpu-box/p{}", n % 4).parse().expect("legal")),
+        wake_id: n.is_multiple_of(7).then(|| WakeId(Uuid::from_u128(77))),
         handed_over_ms: Some(1),
-        first_byte_ms: (n % 2 == 0).then_some(n * 1_000),
+        first_byte_ms: n.is_multiple_of(2).then_some(n * 1_000),
         ended_ms: Some(n * 1_000 + 50),
-        outcome: if n % 4 == 0 {
+        outcome: if n.is_multiple_of(4) {
             RequestOutcome::Failed
         } else {
             RequestOutcome::Done
