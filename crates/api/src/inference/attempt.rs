@@ -30,6 +30,7 @@ impl Inference {
         };
         match got {
             Ok((slot, wake_id)) => self.send(run, chosen, slot, wake_id, leeway).await,
+            Err(error) if self.hides_model(run.request) => Outcome::Refused(error.without_models()),
             Err(error) => Outcome::Refused(error),
         }
     }

@@ -163,31 +163,6 @@ impl Inference {
         request: &InferenceRequest,
         phase: &CurrentPhase,
     ) -> Result<InferenceResponse, InferenceError> {
-        let answered = self.answered(request, phase).await;
-        answered.map_err(|error| {
-            if self.hides_model(request) {
-                error.without_models()
-            } else {
-                error
-            }
-        })
-    }
-
-    /// Whether the request is for a preset whose model its caller has no name for.
-    fn hides_model(&self, request: &InferenceRequest) -> bool {
-        let asked = request.model.as_str();
-        let pool = self.registry.pool(asked);
-        pool.iter().any(|snapshot| {
-            let preset = snapshot.preset(asked);
-            preset.is_some_and(|preset| !model_access::sees_model(&request.caller, snapshot, preset))
-        })
-    }
-
-    async fn answered(
-        &self,
-        request: &InferenceRequest,
-        phase: &CurrentPhase,
-    ) -> Result<InferenceResponse, InferenceError> {
         let begun = Instant::now();
         let run = Run {
             request,
@@ -239,6 +214,16 @@ impl Inference {
             earlier.keep(*outcome, &chosen);
             chosen = next;
         }
+    }
+
+    /// Whether the request is for a preset whose model its caller has no name for.
+    pub(super) fn hides_model(&self, request: &InferenceRequest) -> bool {
+        let asked = request.model.as_str();
+        let pool = self.registry.pool(asked);
+        pool.iter().any(|snapshot| {
+            let preset = snapshot.preset(asked);
+            preset.is_some_and(|preset| !model_access::sees_model(&request.caller, snapshot, preset))
+        })
     }
 
     /// The member that a request begins with.

@@ -111,6 +111,13 @@ pub(super) fn refused(registry: &Registry, id: &ProviderId, error: CommandError<
     }
 }
 
+/// Leaves out of a failure what a caller may not know that may not know the models of the provider.
+pub(crate) fn hide_models(failure: &mut WakeFailure) {
+    if failure.stage == MODELS_STAGE {
+        "the server there has other models than its config says".clone_into(&mut failure.reason);
+    }
+}
+
 impl WakeError {
     /// Whether it concerns the provider alone, not the caller or the journal.
     pub(crate) const fn is_about_one_provider(&self) -> bool {
@@ -129,10 +136,8 @@ impl WakeError {
 
     /// The same error for a caller that may not know the models of the provider.
     pub(crate) fn without_models(mut self) -> Self {
-        if let Self::Failed { failure, .. } = &mut self
-            && failure.stage == MODELS_STAGE
-        {
-            "the server there has other models than its config says".clone_into(&mut failure.reason);
+        if let Self::Failed { failure, .. } = &mut self {
+            hide_models(failure);
         }
         self
     }

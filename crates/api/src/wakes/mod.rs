@@ -12,7 +12,7 @@ mod times;
 mod waiter;
 mod waiters;
 
-pub(crate) use error::{SleepError, WakeError};
+pub(crate) use error::{SleepError, WakeError, hide_models};
 pub(crate) use times::{WakeTimes, now_ms, time_left, time_until_awake};
 
 use crate::{

@@ -4,7 +4,7 @@ use crate::{
     http::{ApiError, AppState, extract::Path, paging::JsonResult},
     keys::Caller,
     registry::ProviderSnapshot,
-    wakes::{now_ms, time_until_awake},
+    wakes::{hide_models, now_ms, time_until_awake},
     why::{Member, Room, Why, of_model, of_provider, of_request, of_wake},
 };
 use axum::{Extension, Json, extract::State};
@@ -31,11 +31,11 @@ pub(in crate::http) async fn why(
 ) -> JsonResult<Why> {
     let sees_all = caller.require(&Scope::Admin).is_ok();
     let only = caller.key().cloned().filter(|_| !sees_all);
+    let may_query = sees_all || caller.require(&Scope::Query).is_ok();
     let found = state.past_requests.request(&id).await?;
     if let Some(record) = found.iter().find(|record| only.is_none() || record.key == only) {
-        return Ok(Json(request(&state, record).await));
+        return Ok(Json(request(&state, record, may_query).await));
     }
-    let may_query = sees_all || caller.require(&Scope::Query).is_ok();
     let other = if may_query {
         other(&state, &id, only).await?
     } else {
@@ -47,12 +47,17 @@ pub(in crate::http) async fn why(
     })
 }
 
-async fn request(state: &AppState, record: &RequestRecord) -> Why {
-    let wake = match record.wake_id {
+async fn request(state: &AppState, record: &RequestRecord, may_query: bool) -> Why {
+    let mut wake = match record.wake_id {
         // Without the rows the request has its own steps.
         Some(wake) => state.rows.wake(wake).await.unwrap_or_default(),
         None => None,
     };
+    if let Some(failure) = wake.as_mut().and_then(|wake| wake.failure.as_mut())
+        && !may_query
+    {
+        hide_models(failure);
+    }
     of_request(record, wake.as_ref())
 }
 
