@@ -24,8 +24,10 @@ async fn a_herd_shares_one_wake_and_all_of_it_is_answered_a_few_at_a_time() {
         let figure = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
         figure.unwrap_or_else(|| panic!("no {part}: {printed}"))
     };
-    let figures = ["wakes", "answered", "the most at the backend at once"].map(figure);
-    assert_eq!(figures, [1, 500, 4], "{printed}");
+    let [wakes, answered, at_once] = ["wakes", "answered", "the most at the backend at once"].map(figure);
+    assert_eq!([wakes, answered], [1, 500], "{printed}");
+    // A busy machine may not get to use all four.
+    assert!((1..=4).contains(&at_once), "{printed}");
 }
 
 #[tokio::test]
